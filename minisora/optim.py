@@ -1,0 +1,98 @@
+"""Muon and Adam as one optimizer: Muon steps the matrices of the blocks, Adam everything else.
+
+Source: Keller Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024).
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # the quintic's coefficients: steep at 0, singular values end in [0.7, 1.2]
+
+
+def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
+    """The nearest semi-orthogonal matrices, roughly: (K, rows, columns) -> the same, singular values near 1."""
+    a, b, c = NEWTON_SCHULZ
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if tall else x
+
+
+class MuonAdam(torch.optim.Optimizer):
+    """One optimizer with two parameter groups.
+
+    `matrices` are stepped along their orthogonalized momentum, with rate `lr` times sqrt(max(1, rows / columns));
+    kernels are flattened to (out, in * size). `others` are stepped by Adam with rate `adam_lr`. Matrices of one shape
+    are stepped together, so a small model's step is a few large products.
+    """
+
+    def __init__(
+        self,
+        matrices: Iterable[nn.Parameter],
+        others: Iterable[nn.Parameter],
+        lr: float = 0.02,
+        adam_lr: float = 2e-3,
+        momentum: float = 0.95,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+    ) -> None:
+        groups = [
+            {"params": list(matrices), "kind": "muon", "lr": lr},
+            {"params": list(others), "kind": "adam", "lr": adam_lr},
+        ]
+        defaults = {"momentum": momentum, "betas": betas, "weight_decay": weight_decay}
+        super().__init__([group for group in groups if group["params"]], defaults)
+
+    @torch.no_grad()
+    def step(self, closure=None):  # type: ignore[override]
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            live = [p for p in group["params"] if p.grad is not None]
+            if group["weight_decay"] and live:
+                torch._foreach_mul_(live, 1 - group["lr"] * group["weight_decay"])
+            (self._muon if group["kind"] == "muon" else self._adam)(group, live)
+        return loss
+
+    def _muon(self, group: dict, live: list[nn.Parameter]) -> None:
+        same_shape = defaultdict(list)
+        for p in live:
+            state = self.state[p]
+            if not state:
+                state["momentum"] = torch.zeros_like(p)
+            state["momentum"].lerp_(p.grad, 1 - group["momentum"])
+            nesterov = p.grad.lerp(state["momentum"], group["momentum"])
+            same_shape[(p.shape[0], p[0].numel())].append((p, nesterov))
+        for (rows, columns), pairs in same_shape.items():
+            updates = orthogonalize(torch.stack([update.reshape(rows, columns) for _, update in pairs]))
+            rate = group["lr"] * max(1.0, rows / columns) ** 0.5
+            for (p, _), update in zip(pairs, updates, strict=True):
+                p.add_(update.reshape(p.shape), alpha=-rate)
+
+    def _adam(self, group: dict, live: list[nn.Parameter]) -> None:
+        beta1, beta2 = group["betas"]
+        for p in live:
+            state = self.state[p]
+            if not state:
+                state.update(step=0, mean=torch.zeros_like(p), square=torch.zeros_like(p))
+            state["step"] += 1
+            state["mean"].lerp_(p.grad, 1 - beta1)
+            state["square"].lerp_(p.grad.square(), 1 - beta2)
+            mean = state["mean"] / (1 - beta1 ** state["step"])
+            square = state["square"] / (1 - beta2 ** state["step"])
+            p.addcdiv_(mean, square.sqrt() + 1e-8, value=-group["lr"])
+
+
+def split_parameters(model: nn.Module, blocks: Iterable[nn.Module]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The matrices and kernels inside `blocks`, and all other parameters of `model`."""
+    inside = {id(p) for block in blocks for p in block.parameters() if p.ndim >= 2}
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return [p for p in trained if id(p) in inside], [p for p in trained if id(p) not in inside]
