@@ -73,8 +73,9 @@ class VAE(nn.Module):
     Source: Kingma & Welling, "Auto-Encoding Variational Bayes" (2013); the video compression network of the Sora report.
     """
 
-    def __init__(self, channels: int = 16, space: int = 4, width: int = 96, depth: int = 3) -> None:
+    def __init__(self, channels: int = 16, space: int = 4, width: int = 64, depth: int = 3) -> None:
         super().__init__()
+        self.config = {"channels": channels, "space": space, "width": width, "depth": depth}
         self.channels, self.space, self.depth = channels, space, depth
         numbers = 3 * GROUP * space**2  # in a patch
         self.encode_linear = nn.Conv3d(numbers, channels, 1)

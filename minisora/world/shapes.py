@@ -36,6 +36,10 @@ BOUNCE_FRAMES, BOUNCE_HEIGHT = 8, 11.0
 REACH = 1.25  # every shape fits into a circle of this many radii
 NO_TURN = 16  # steps after the first frame in which nothing turns round
 
+WORDS = frozenset(
+    word for phrase in ("a on background", *SHAPES, *COLORS, *MOTIONS, *SIZES, *BACKGROUNDS) for word in phrase.split()
+)  # every word of every caption
+
 # Never trained on. Every word of them is still seen often in other company.
 HELD_OUT = frozenset({
     ("circle", "yellow"), ("circle", "cyan"), ("square", "red"), ("square", "orange"),

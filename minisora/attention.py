@@ -1,0 +1,76 @@
+"""Attention: queries and keys normalized, turned by their place in space and time, and one weighted mean of values."""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v for q (B, heads, N, d), k and v (B, heads, M, d) -> (B, heads, N, d).
+
+    In bfloat16 on a CPU short sequences are faster written out than fused.
+    """
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and k.shape[2] < 1000:
+        return (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1) @ v
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+def rotary_frequencies(head_width: int, longest: float = 100.0) -> Tensor:
+    """Angular frequencies of 3-D rotary positions: (3, head_width / 2), a quarter of the pairs for each of t, h and w.
+
+    The last quarter is not turned: it compares what tokens are, wherever they stand.
+    Source: Su et al., "RoFormer" (2021), carried to three axes.
+    """
+    pairs = head_width // 2
+    each = pairs // 4
+    frequencies = torch.zeros(3, pairs)
+    for axis in range(3):
+        frequencies[axis, axis * each : (axis + 1) * each] = longest ** (-torch.arange(each) / each)
+    return frequencies
+
+
+def rotate(x: Tensor, angles: Tensor) -> Tensor:
+    """Turns the pairs (x_i, x_{i + d/2}) by `angles`: x (B, heads, N, d), angles (N, d / 2)."""
+    a, b = x.chunk(2, dim=-1)
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+
+
+class Attention(nn.Module):
+    """Self-attention over tokens that also look at a context (the text), in one softmax.
+
+    QK-norm (Dehghani et al., "Scaling Vision Transformers to 22 Billion Parameters", 2023) keeps the logits bounded.
+    """
+
+    def __init__(self, width: int, heads: int, context_width: int = 0) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.context_kv = nn.Linear(context_width, 2 * width, bias=False) if context_width else None
+        self.q_norm = nn.RMSNorm(width // heads)
+        self.k_norm = nn.RMSNorm(width // heads)
+        self.out = nn.Linear(width, width, bias=False)
+
+    def forward(self, x: Tensor, angles: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+        """x (B, N, width), angles (N, head width / 2), context (B, L, context width) -> (B, N, width)."""
+        q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads)
+        q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
+        if angles is not None:
+            q, k = rotate(q, angles), rotate(k, angles)
+        if self.context_kv is not None and context is not None:
+            ck, cv = rearrange(self.context_kv(context), "b l (two h d) -> two b h l d", two=2, h=self.heads)
+            k, v = torch.cat([self.k_norm(ck).to(v.dtype), k], dim=2), torch.cat([cv, v], dim=2)  # (B, h, L + N, d)
+        return self.out(rearrange(attend(q, k, v), "b h n d -> b n (h d)"))
+
+
+class MLP(nn.Module):
+    """Two linear layers with a squared ReLU between (So et al., "Primer", 2021): cheaper than GELU on a CPU."""
+
+    def __init__(self, width: int, ratio: int = 4) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, ratio * width, bias=False)
+        self.down = nn.Linear(ratio * width, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.relu(self.up(x)).square())

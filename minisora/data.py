@@ -1,0 +1,144 @@
+"""Training data: a set of clips rendered once, and batches that are a function of (seed, step, rank).
+
+Because batch k can be asked for at any time, resuming needs no state, and ranks are disjoint by construction.
+"""
+
+import itertools
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from minisora import weights, world
+from minisora.device import autocast, best_device
+from minisora.errors import InputError
+from minisora.pipeline import to_pixels
+from minisora.vae import GROUP, VAE
+
+VALIDATION_SEED = 1_000_003  # added to the seed: validation clips come from another world
+
+
+def generator(seed: int, step: int, rank: int = 0, stream: int = 0) -> torch.Generator:
+    """The random numbers of one step on one rank. `stream` separates uses within a step."""
+    state = np.random.SeedSequence((seed, step, rank, stream)).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state))
+
+
+def batch_indices(size: int, batch: int, seed: int, step: int, rank: int = 0, ranks: int = 1) -> np.ndarray:
+    """Which of `size` clips make up this batch: each epoch a new permutation, dealt out to the ranks in turn."""
+    place = (step * ranks + rank) * batch + np.arange(batch)
+    orders = {epoch: np.random.default_rng((seed, epoch)).permutation(size) for epoch in np.unique(place // size)}
+    return np.array([orders[p // size][p % size] for p in place])
+
+
+class Steps(Dataset):
+    """Item k is the batch of step k."""
+
+    def __init__(self, batch: Any) -> None:
+        self.batch = batch
+
+    def __getitem__(self, step: int) -> dict[str, Any]:
+        return self.batch(step)
+
+
+class ClipData(L.LightningDataModule):
+    """Clips of the world. Batches are {"video": (B, 3, T, H, W) in [-1, 1]}.
+
+    `clips` are rendered when training starts; validation draws `validation_clips` from every attribute there is.
+    """
+
+    def __init__(
+        self, clips: int = 4000, batch_size: int = 16, seed: int = 0, num_frames: int = 17, height: int = 32,
+        width: int = 32, validation_clips: int = 64,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        if num_frames % GROUP != 1:
+            raise InputError(f"data.num_frames must be 1 + 4k, got {num_frames}: the nearest is {num_frames // GROUP * GROUP + 1}")
+        self.clips, self.batch_size, self.seed, self.validation_clips = clips, batch_size, seed, validation_clips
+        self.shape = (num_frames, height, width)
+
+    def render(self, index: int, num_frames: int | None = None) -> world.Clip:
+        _, height, width = self.shape
+        return world.clip(self.seed, index, num_frames or self.shape[0], height, width, split="train")
+
+    def setup(self, stage: str) -> None:
+        frames = [self.render(i).frames for i in tqdm(range(self.clips), "rendering", unit="clip")]
+        self.frames = np.stack(frames)  # uint8 (clips, T, H, W, 3)
+
+    def batch(self, step: int) -> dict[str, Any]:
+        return {"video": to_pixels(self.frames[self.indices(step)])}
+
+    def indices(self, step: int) -> np.ndarray:
+        rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return batch_indices(self.clips, self.batch_size, self.seed, step, rank, ranks)
+
+    def train_dataloader(self) -> DataLoader:
+        start = self.trainer.global_step if self.trainer else 0  # already restored when a checkpoint is resumed
+        return DataLoader(Steps(self.batch), sampler=itertools.count(start), batch_size=None)  # type: ignore[arg-type]
+
+    validation_split = "all"
+
+    def val_dataloader(self) -> DataLoader:
+        """Batches of {"video", "truths"}, the truths as a list of dicts."""
+        clips = [
+            world.clip(self.seed + VALIDATION_SEED, i, *self.shape, split=self.validation_split)
+            for i in range(self.validation_clips)
+        ]
+        return DataLoader(clips, batch_size=32, collate_fn=self.collate)  # type: ignore[arg-type]
+
+    @staticmethod
+    def collate(clips: list[world.Clip]) -> dict[str, Any]:
+        return {
+            "video": to_pixels(np.stack([clip.frames for clip in clips])),
+            "truths": [clip.truth for clip in clips],
+            "captions": [clip.caption for clip in clips],
+        }
+
+
+class LatentData(ClipData):
+    """Clips encoded by a trained VAE. Batches are {"latents": (B, C, t, h, w), "captions"}.
+
+    A latent is a picture of its own group, so the first latents of a clip are a shorter clip, and the first alone is
+    an image. Every step draws one length: the whole clip, or with chance `shorter` one of the shorter ones.
+    Validation clips are of held-out pairs.
+    """
+
+    validation_split = "held_out"
+
+    def __init__(
+        self, vae: str, clips: int = 40_000, batch_size: int = 64, seed: int = 0, num_frames: int = 17, height: int = 32,
+        width: int = 32, validation_clips: int = 64, shorter: float = 0.2,
+    ) -> None:  # fmt: skip
+        super().__init__(clips, batch_size, seed, num_frames, height, width, validation_clips)
+        self.vae = weights.load(vae, "vae", VAE)
+        self.shorter = shorter
+
+    def setup(self, stage: str) -> None:
+        latents, self.captions, self.image_captions = [], [], []
+        device = best_device()
+        self.vae.to(device)
+        for start in tqdm(range(0, self.clips, 64), "encoding", unit="64 clips"):
+            indices = range(start, min(start + 64, self.clips))
+            clips = [self.render(i) for i in indices]
+            with torch.inference_mode(), autocast(device):
+                video = to_pixels(np.stack([clip.frames for clip in clips])).to(device)
+                latents.append(self.vae.encode(video).to("cpu", torch.float16))
+            self.captions += [clip.caption for clip in clips]
+            self.image_captions += [self.render(i, num_frames=1).caption for i in indices]
+        self.latents = torch.cat(latents).clone()  # (clips, C, t, h, w)
+
+    def groups(self, step: int) -> int:
+        """How many groups of frames the clips of this step have, the same on every rank."""
+        whole = self.latents.shape[2]
+        drawn = torch.rand(2, generator=generator(self.seed, step, stream=1))
+        return 1 + int(drawn[1] * (whole - 1)) if drawn[0] < self.shorter else whole
+
+    def batch(self, step: int) -> dict[str, Any]:
+        indices, groups = self.indices(step), self.groups(step)
+        captions = self.image_captions if groups == 1 else self.captions
+        latents: Tensor = self.latents[indices, :, :groups].float()
+        return {"latents": latents, "captions": [captions[i] for i in indices]}

@@ -1,0 +1,47 @@
+"""Where to compute and in which precision: CUDA and MPS when they are there, else what this CPU is fast at."""
+
+import ctypes
+import functools
+import platform
+from pathlib import Path
+
+import torch
+
+
+def best_device() -> torch.device:
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+@functools.cache
+def fast_bfloat16(device_type: str) -> bool:
+    """Whether bfloat16 is the faster precision. Always so on CUDA; on a CPU it needs matrix units for it, AMX or AMD's
+    AVX-512 BF16 (Intel's AVX-512 BF16 without AMX was measured at 0.6 times the speed of float32)."""
+    if device_type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    info = Path("/proc/cpuinfo")
+    if device_type != "cpu" or not info.exists():
+        return False
+    text = info.read_text()
+    return "amx_bf16" in text or ("avx512_bf16" in text and "AuthenticAMD" in text)
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """A context that computes in bfloat16 where that is faster."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=fast_bfloat16(device.type))
+
+
+def keep_memory() -> None:
+    """Tells glibc to keep freed memory for the next step instead of giving it back page by page (Linux only).
+
+    A step of a small model spends a tenth of its time on page faults otherwise.
+    """
+    if platform.system() == "Linux":
+        try:
+            mallopt = ctypes.CDLL("libc.so.6").mallopt
+        except (OSError, AttributeError):  # not glibc
+            return
+        mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+        mallopt(-2, 64 << 20)  # M_TOP_PAD

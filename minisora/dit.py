@@ -1,0 +1,113 @@
+"""The diffusion transformer: tokens at their noise levels and the text in, a prediction for every token out.
+
+Source: Peebles & Xie, "Scalable Diffusion Models with Transformers" (DiT, 2023), with 3-D rotary positions, QK-norm, and
+the text both attended to and pooled into adaLN.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minisora.attention import MLP, Attention, rotary_frequencies
+from minisora.flow import Target, to_velocity
+from minisora.patches import Grid
+
+SIZES = {  # width, depth, heads; the capitals are the paper's
+    "tiny": (64, 2, 2), "toy": (128, 4, 4), "laptop": (192, 6, 6),
+    "S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16),
+}  # fmt: skip
+
+
+def fourier(x: Tensor, count: int, longest: float) -> Tensor:
+    """cos and sin of x at `count` frequencies from 1 down to 1 / longest: (...,) -> (..., 2 * count)."""
+    frequencies = torch.exp(-math.log(longest) * torch.arange(count, device=x.device) / count)
+    return torch.cat([(x[..., None] * frequencies).cos(), (x[..., None] * frequencies).sin()], dim=-1)
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    return x * (1 + scale) + shift
+
+
+class DiTBlock(nn.Module):
+    """Attention and MLP, each normalized, modulated and gated by what the noise level and the text say (adaLN-Zero)."""
+
+    def __init__(self, width: int, heads: int, text_width: int) -> None:
+        super().__init__()
+        self.attention = Attention(width, heads, text_width)
+        self.mlp = MLP(width)
+        self.modulation = nn.Linear(width, 6 * width)
+
+    def forward(self, x: Tensor, condition: Tensor, level: Tensor, angles: Tensor, text: Tensor) -> Tensor:
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(condition)[level].chunk(6, dim=-1)
+        x = x + gate_a * self.attention(modulate(norm(x), shift_a, scale_a), angles, text)  # (B, N, D)
+        return x + gate_m * self.mlp(modulate(norm(x), shift_m, scale_m))  # (B, N, D)
+
+
+def norm(x: Tensor) -> Tensor:
+    return F.rms_norm(x, x.shape[-1:])
+
+
+class DiT(nn.Module):
+    """Predicts v, x or eps (`target`) for tokens (B, N, P) of `channels` latent channels cut into patches.
+
+    `size` names width, depth and heads. The untrained model predicts zero, and its blocks are the identity.
+    """
+
+    def __init__(
+        self, size: str = "laptop", channels: int = 16, patch: Grid = (1, 2, 2), text_width: int = 128, target: Target = "v"
+    ) -> None:
+        super().__init__()
+        self.config = {"size": size, "channels": channels, "patch": list(patch), "text_width": text_width, "target": target}
+        width, depth, heads = SIZES[size]
+        self.patch: Grid = (patch[0], patch[1], patch[2])
+        self.target: Target = target
+        self.width = width
+        self.register_buffer("frequencies", rotary_frequencies(width // heads), persistent=False)
+        self.embed = nn.Linear(channels * math.prod(patch), width)
+        self.place = nn.Linear(3 * 16, width)
+        self.time = nn.Sequential(nn.Linear(128, width), nn.SiLU(), nn.Linear(width, width))
+        self.text = nn.Linear(text_width, width)
+        self.blocks = nn.ModuleList(DiTBlock(width, heads, text_width) for _ in range(depth))
+        self.modulation = nn.Linear(width, 2 * width)
+        self.head = nn.Linear(width, channels * math.prod(patch))
+        self.initialize_weights()
+
+    def initialize_weights(self) -> None:
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+        for block in self.blocks:  # adaLN-Zero: closed gates make every block the identity
+            nn.init.zeros_(block.modulation.weight)
+        for layer in (self.modulation, self.head):  # and the untrained model predicts zero
+            nn.init.zeros_(layer.weight)
+
+    def forward(self, x: Tensor, t: Tensor, text: Tensor, positions: Tensor) -> Tensor:
+        """x: tokens (B, N, P); t: noise levels, (B,) or one per token (B, N); text: (B, L, text width);
+        positions: (N, 3) as (t, h, w) in patches. Returns (B, N, P)."""
+        condition, level = self.condition(t, text)  # (K, D), indices (B, 1) or (B, N)
+        angles = positions @ self.frequencies  # (N, head width / 2)
+        x = self.embed(x) + self.place(fourier(positions, 8, longest=32.0).flatten(-2))  # (B, N, D)
+        for block in self.blocks:
+            x = block(x, condition, level, angles, text)  # (B, N, D)
+        shift, scale = self.modulation(condition)[level].chunk(2, dim=-1)  # (B, 1 or N, D) each
+        return self.head(modulate(norm(x), shift, scale))  # (B, N, P)
+
+    def condition(self, t: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        """What adaLN is told, once for each distinct noise level of each clip, and which of these each token takes."""
+        clips = torch.arange(len(text), device=t.device)
+        if t.ndim == 1:  # one level a clip
+            levels, clip_of, index = t, clips, clips[:, None]
+        else:
+            pairs = torch.stack([clips[:, None].expand_as(t).to(t.dtype), t], dim=-1).flatten(0, 1)
+            distinct, inverse = torch.unique(pairs, dim=0, return_inverse=True)
+            levels, clip_of, index = distinct[:, 1], distinct[:, 0].long(), inverse.view(t.shape)
+        pooled = self.text(text.mean(dim=1))  # (B, D)
+        return F.silu(self.time(fourier(1000 * levels, 64, longest=10_000.0)) + pooled[clip_of]), index
+
+    def velocity(self, x: Tensor, t: Tensor, text: Tensor, positions: Tensor) -> Tensor:
+        """The prediction as a velocity, whatever the target."""
+        return to_velocity(self(x, t, text, positions), x, t, self.target)

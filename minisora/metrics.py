@@ -1,0 +1,40 @@
+"""Numbers for quality: reconstruction error, and the oracle's scores with intervals, chance and ceiling."""
+
+import math
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from minisora.world import ATTRIBUTES, agree, describe
+
+SCORES = (*ATTRIBUTES, "clean", "all")
+
+
+def psnr(a: Tensor, b: Tensor) -> float:
+    """Peak signal-to-noise ratio in dB of clips in [-1, 1], (B, 3, T, H, W): the mean over clips."""
+    error = (a.float().clamp(-1, 1) - b).square().flatten(1).mean(1)
+    return float((10 * (4 / error.clamp(min=1e-10)).log10()).mean())
+
+
+def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
+    """The 95% interval of a proportion. Source: Wilson, "Probable inference" (1927)."""
+    share = right / count
+    center = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count**2))
+    return max(0.0, center - half), min(1.0, center + half)
+
+
+def oracle_scores(clips: np.ndarray, truths: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Asks the oracle what uint8 clips (B, T, H, W, 3) show. For each attribute, "clean" and "all": the share that is
+    right, its 95% interval, and chance: the same readings held against the next clip's truth."""
+    reads = [describe(clip) for clip in clips]
+    right = [agree(truth, read) for truth, read in zip(truths, reads, strict=True)]
+    shuffled = [agree(truth, read) for truth, read in zip(truths[1:] + truths[:1], reads, strict=True)]
+    table = {}
+    for name in SCORES:
+        count = sum(r[name] for r in right)
+        low, high = wilson(count, len(right))
+        chance = sum(s[name] for s in shuffled) / len(right)
+        table[name] = {"right": count / len(right), "low": low, "high": high, "chance": chance}
+    return table

@@ -1,0 +1,39 @@
+"""Spacetime patches: a latent becomes a sequence of tokens, each with its place (t, h, w).
+
+Source: "Turning visual data into patches" in the Sora report; Dosovitskiy et al., "An Image is Worth 16x16 Words" (2020).
+"""
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from minisora.errors import InputError
+
+Grid = tuple[int, int, int]  # patches along t, h, w
+
+
+def grid_of(latents_shape: tuple[int, int, int], patch: Grid) -> Grid:
+    """How many patches latents of (t, h, w) make. Raises InputError if they are not cut evenly."""
+    if any(side % size for side, size in zip(latents_shape, patch, strict=True)):
+        raise InputError(f"latents of {latents_shape} are not cut evenly by patches of {patch}: need a multiple of each")
+    t, h, w = (side // size for side, size in zip(latents_shape, patch, strict=True))
+    return t, h, w
+
+
+def patchify(latents: Tensor, patch: Grid) -> Tensor:
+    """(B, C, t, h, w) -> tokens (B, N, P), N patches in the order t, h, w, of P = C * a * b * c numbers."""
+    grid_of(tuple(latents.shape[2:]), patch)
+    a, b, c = patch
+    return rearrange(latents, "n ch (t a) (h b) (w c) -> n (t h w) (ch a b c)", a=a, b=b, c=c)
+
+
+def unpatchify(tokens: Tensor, grid: Grid, patch: Grid) -> Tensor:
+    """The inverse of `patchify`: (B, N, P) -> (B, C, t, h, w)."""
+    (t, h, w), (a, b, c) = grid, patch
+    return rearrange(tokens, "n (t h w) (ch a b c) -> n ch (t a) (h b) (w c)", t=t, h=h, w=w, a=a, b=b, c=c)
+
+
+def positions(grid: Grid, device: torch.device | None = None) -> Tensor:
+    """The place of each token, in patches: (N, 3) as (t, h, w)."""
+    axes = [torch.arange(side, device=device, dtype=torch.float32) for side in grid]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 3)

@@ -1,0 +1,105 @@
+"""Sora: prompts in, clips out. Joins text, transformer, sampler and VAE."""
+
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from minisora import weights
+from minisora.device import autocast, best_device
+from minisora.dit import DiT
+from minisora.errors import InputError
+from minisora.patches import grid_of, positions, unpatchify
+from minisora.sampling import SAMPLERS, guided, noise_levels
+from minisora.text import TextEncoder
+from minisora.vae import GROUP, VAE
+
+
+def to_pixels(frames: np.ndarray | Tensor) -> Tensor:
+    """uint8 (B, T, H, W, 3) -> (B, 3, T, H, W) in [-1, 1]."""
+    return torch.as_tensor(frames).movedim(-1, 1).float() / 127.5 - 1
+
+
+def to_frames(video: Tensor) -> np.ndarray:
+    """(B, 3, T, H, W) in [-1, 1], clipped -> uint8 (B, T, H, W, 3)."""
+    return ((video.float().clamp(-1, 1) + 1) * 127.5).round().byte().movedim(1, -1).cpu().numpy()
+
+
+class Sora:
+    """A text-to-video model. `makes` bounds what it was trained to make, `defaults` is how it samples best.
+
+    makes: {"num_frames", "height", "width"}; defaults: {"num_inference_steps", "guidance_scale", "shift", "sampler"}.
+    """
+
+    def __init__(
+        self, vae: VAE, text: TextEncoder, dit: DiT, makes: dict[str, int], defaults: dict[str, Any]
+    ) -> None:
+        self.vae, self.text, self.dit, self.makes, self.defaults = vae, text, dit, makes, defaults
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path | None = None, device: str | torch.device | None = None) -> "Sora":
+        """Loads the shipped weights, or those in `folder`. Raises InputError if they are missing, damaged or do not fit."""
+        folder = folder or weights.shipped()
+        config = weights.read_config(folder)
+        parts = [weights.load(folder, *part) for part in (("vae", VAE), ("text", TextEncoder), ("dit", DiT))]
+        device = torch.device(device) if device else best_device()
+        vae, text, dit = (part.to(device) for part in parts)
+        return cls(vae, text, dit, config["makes"], config["defaults"])
+
+    def save(self, folder: str | Path) -> None:
+        config = {"makes": self.makes, "defaults": self.defaults}
+        weights.save(folder, config, vae=self.vae, text=self.text, dit=self.dit)
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        prompt: str | list[str],
+        num_frames: int = 17,
+        height: int = 32,
+        width: int = 32,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        negative_prompt: str = "",
+        generator: torch.Generator | None = None,
+    ) -> np.ndarray:
+        """Makes a clip for each prompt: uint8 (B, num_frames, height, width, 3).
+
+        Frame counts other than 1 + 4k are made one group longer and trimmed. Words the model has never seen are named
+        in a warning. Raises InputError for an empty prompt and for sizes or lengths the model cannot make.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        self.check(prompts, num_frames, height, width)
+        t = 1 + math.ceil((num_frames - 1) / GROUP)
+        grid = grid_of((t, height // self.vae.space, width // self.vae.space), self.dit.patch)
+        numbers = self.vae.channels * math.prod(self.dit.patch)
+        noise = torch.randn(len(prompts), math.prod(grid), numbers, generator=generator)  # on the CPU: the same everywhere
+        device = self.dit.frequencies.device
+        steps = num_inference_steps or self.defaults["num_inference_steps"]
+        scale = self.defaults["guidance_scale"] if guidance_scale is None else guidance_scale
+        with autocast(device):
+            text, null = self.text(prompts), self.text([negative_prompt] * len(prompts))
+            place = positions(grid, device)
+            velocity = guided(lambda x, t, text: self.dit.velocity(x, t, text, place).float(), text, null, scale)
+            levels = noise_levels(steps, self.defaults["shift"]).to(device)
+            for x in SAMPLERS[self.defaults["sampler"]](velocity, noise.to(device), levels):
+                pass
+            video = self.vae.decode(unpatchify(x, grid, self.dit.patch))
+        return to_frames(video)[:, :num_frames]
+
+    def check(self, prompts: list[str], num_frames: int, height: int, width: int) -> None:
+        """Raises InputError for what the model cannot make; warns of words it does not know."""
+        if not prompts or not all(prompt.strip() for prompt in prompts):
+            raise InputError('the prompt is empty: say what to show, e.g. "a small red circle moving left on a black background"')
+        if not 1 <= num_frames <= self.makes["num_frames"]:
+            near = min(max(num_frames, 1), self.makes["num_frames"])
+            raise InputError(f"these weights make 1 to {self.makes['num_frames']} frames, got {num_frames}: the nearest is {near}")
+        if (height, width) != (self.makes["height"], self.makes["width"]):
+            size = f"{self.makes['height']} x {self.makes['width']}"
+            raise InputError(f"these weights make frames of {size}, got {height} x {width}: the nearest is {size}")
+        unknown = list(dict.fromkeys(word for prompt in prompts for word in self.text.unknown(prompt)))
+        if unknown:
+            warnings.warn(f"the model has never seen these words and reads them as blanks: {', '.join(unknown)}", stacklevel=3)

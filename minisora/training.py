@@ -1,0 +1,222 @@
+"""Training with Lightning: one module per network, and the callbacks both share.
+
+Every random draw is a function of (seed, step, rank), so a resumed run repeats an uninterrupted one to the bit.
+"""
+
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+from minisora import video, weights, world
+from minisora.data import generator
+from minisora.dit import DiT
+from minisora.errors import InputError
+from minisora.flow import Target, draw_times, flow_loss, noised
+from minisora.metrics import oracle_scores, psnr
+from minisora.optim import MuonAdam, split_parameters
+from minisora.patches import Grid, grid_of, patchify, positions
+from minisora.pipeline import Sora, to_frames
+from minisora.text import TextEncoder
+from minisora.vae import VAE, vae_loss
+
+
+class Training(L.LightningModule):
+    """What both networks share: Muon and Adam, a warm-up and a linear decay to zero, draws by step."""
+
+    def __init__(self, lr: float, adam_lr: float, warmup: int, seed: int) -> None:
+        super().__init__()
+        self.rates, self.warmup, self.seed = (lr, adam_lr), warmup, seed
+
+    def draws(self) -> torch.Generator:
+        return generator(self.seed, self.global_step, self.global_rank)
+
+    def optimized(self) -> tuple[torch.nn.Module, list[torch.nn.Module]]:
+        """The model, and those of its blocks whose matrices Muon steps."""
+        raise NotImplementedError
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = MuonAdam(*split_parameters(*self.optimized()), lr=self.rates[0], adam_lr=self.rates[1])
+        total = max(1, int(self.trainer.estimated_stepping_batches))
+        schedule = LambdaLR(optimizer, lambda step: min((step + 1) / self.warmup, max(0.0, 1 - step / total)))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def log_scores(self, frames: np.ndarray, truths: list[dict[str, Any]], prefix: str) -> None:
+        """Logs the oracle's scores of uint8 clips (B, T, H, W, 3), averaged over validation."""
+        for name, score in oracle_scores(frames, truths).items():
+            self.log(f"{prefix}/{name}", score["right"], batch_size=len(frames), prog_bar=name == "all", sync_dist=True)
+
+
+class VAETraining(Training):
+    """The VAE on clips. It starts as the PCA of the first clips' patches, so validation at step 0 scores the baseline."""
+
+    def __init__(
+        self, channels: int = 16, space: int = 4, width: int = 64, depth: int = 3, kl_weight: float = 1e-5,
+        lr: float = 0.02, adam_lr: float = 2e-3, warmup: int = 50, seed: int = 0,
+    ) -> None:  # fmt: skip
+        super().__init__(lr, adam_lr, warmup, seed)
+        torch.manual_seed(seed)
+        self.vae = VAE(channels, space, width, depth)
+        self.kl_weight = kl_weight
+
+    def optimized(self) -> tuple[torch.nn.Module, list[torch.nn.Module]]:
+        return self.vae, [*self.vae.encoder[1:-1], *self.vae.decoder[1:-1]]
+
+    def on_fit_start(self) -> None:
+        if self.trainer.ckpt_path is None:
+            data = self.trainer.datamodule
+            clips = torch.cat([data.batch(step)["video"] for step in range(max(1, 256 // data.batch_size))])
+            self.vae.start_from_pca(clips.to(self.device))
+
+    def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
+        loss, error, kl = vae_loss(self.vae, batch["video"], self.draws(), self.kl_weight)
+        self.log_dict({"loss": loss, "error": error, "kl": kl}, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], _: int) -> None:
+        """PSNR and the oracle's scores of reconstructed clips."""
+        rebuilt = self.vae.decode(self.vae.encode(batch["video"]))
+        self.log("val/psnr", psnr(rebuilt, batch["video"]), batch_size=len(rebuilt), prog_bar=True, sync_dist=True)
+        self.log_scores(to_frames(rebuilt), batch["truths"], "val")
+
+    def export(self, folder: Path) -> None:
+        _, height, width = self.trainer.datamodule.shape
+        makes = {"num_frames": self.trainer.datamodule.shape[0], "height": height, "width": width}
+        weights.save(folder, {"makes": makes}, vae=self.vae)
+
+
+class DiTTraining(Training):
+    """The diffusion transformer and its text encoder on latents of a trained VAE.
+
+    `t_mean`, `t_deviation`: the logit-normal noise levels; `text_drop`: share of clips trained without their caption;
+    `guidance`, `steps`, `shift`: how validation samples, and the exported model's defaults.
+    """
+
+    def __init__(
+        self, size: str = "laptop", target: Target = "v", channels: int = 16, patch: Grid = (1, 2, 2),
+        text_width: int = 128, text_depth: int = 2, text_length: int = 16, text_drop: float = 0.1, t_mean: float = 0.5,
+        t_deviation: float = 1.0, lr: float = 0.02, adam_lr: float = 2e-3, warmup: int = 100, seed: int = 0,
+        guidance: float = 2.5, steps: int = 8, shift: float = 3.0,
+    ) -> None:  # fmt: skip
+        super().__init__(lr, adam_lr, warmup, seed)
+        torch.manual_seed(seed)
+        self.text = TextEncoder(sorted(world.WORDS), text_width, text_depth, length=text_length)
+        self.dit = DiT(size, channels, patch, text_width, target)
+        self.t_mean, self.t_deviation, self.text_drop = t_mean, t_deviation, text_drop
+        self.defaults = {
+            "num_inference_steps": steps, "guidance_scale": guidance, "shift": shift, "sampler": "euler",
+        }  # fmt: skip
+
+    def optimized(self) -> tuple[torch.nn.Module, list[torch.nn.Module]]:
+        matrices = [layer for block in [*self.dit.blocks, *self.text.blocks] for layer in (block.attention, block.mlp)]
+        return self, matrices
+
+    def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
+        draws = self.draws()
+        latents = batch["latents"]  # (B, C, t, h, w)
+        tokens = patchify(latents, self.dit.patch)  # (B, N, P)
+        t = draw_times(len(tokens), draws, self.t_mean, self.t_deviation).to(tokens)
+        eps = torch.randn(tokens.shape, generator=draws).to(tokens)
+        dropped = torch.rand(len(tokens), generator=draws) < self.text_drop
+        captions = ["" if drop else caption for drop, caption in zip(dropped, batch["captions"], strict=True)]
+        place = positions(grid_of(tuple(latents.shape[2:]), self.dit.patch), tokens.device)
+        prediction = self.dit(noised(tokens, eps, t), t, self.text(captions), place)
+        loss = flow_loss(prediction, tokens, eps, t, self.dit.target).mean()
+        self.log("loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], index: int) -> None:
+        """The oracle's scores of clips sampled for the captions, beside the ceiling: the same for clips that only
+        went through the VAE. The first clips are written as a picture strip and an mp4."""
+        sora = self.sora()
+        draws = generator(self.seed, index, self.global_rank, stream=2)
+        frames = sora(batch["captions"], *batch["video"].shape[2:], generator=draws)
+        self.log_scores(frames, batch["truths"], "val")
+        rebuilt = to_frames(sora.vae.decode(sora.vae.encode(batch["video"].to(self.device))))
+        self.log_scores(rebuilt, batch["truths"], "ceiling")
+        if index == 0 and self.global_rank == 0 and self.trainer.log_dir:
+            folder = Path(self.trainer.log_dir) / "samples"
+            folder.mkdir(parents=True, exist_ok=True)
+            tiled = video.tile(frames[:16], columns=8)
+            video.write(folder / f"step-{self.global_step:06d}.mp4", tiled, fps=8, scale=3)
+            (folder / f"step-{self.global_step:06d}.txt").write_text("\n".join(batch["captions"][:16]) + "\n")
+
+    def sora(self) -> Sora:
+        data = self.trainer.datamodule
+        if data.vae.channels != self.dit.config["channels"]:
+            raise InputError(f"model.channels is {self.dit.config['channels']}, the VAE has {data.vae.channels}: set it to that")
+        makes = dict(zip(("num_frames", "height", "width"), data.shape, strict=True))
+        return Sora(data.vae.to(self.device), self.text, self.dit, makes, self.defaults)
+
+    def on_fit_start(self) -> None:
+        self.sora()  # a model that does not fit its VAE is said now, not at the first validation
+
+    def export(self, folder: Path) -> None:
+        self.sora().save(folder)
+
+
+class Progress(TQDMProgressBar):
+    """Steps done of all steps, with the time left (batches are endless, so Lightning knows no total)."""
+
+    @property
+    def total_train_batches(self) -> int | float:
+        return self.trainer.max_steps if self.trainer.max_steps > 0 else super().total_train_batches
+
+    def on_train_epoch_start(self, trainer: L.Trainer, *arguments: Any) -> None:
+        super().on_train_epoch_start(trainer, *arguments)
+        self.train_progress_bar.initial = trainer.global_step
+        self.train_progress_bar.set_description("training")
+
+
+class Export(Callback):
+    """Writes the trained weights and where they come from to `<root>/weights` when training ends.
+
+    On validation it notes the scores, so that the record holds the whole curve, also of a resumed run.
+    """
+
+    def __init__(self) -> None:
+        self.curve: list[dict[str, float]] = []
+        self.minutes_before = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.started = time.monotonic()
+
+    def minutes(self) -> float:
+        return self.minutes_before + (time.monotonic() - self.started) / 60
+
+    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        values = {name: round(float(value), 4) for name, value in trainer.callback_metrics.items()}
+        self.curve.append({"step": trainer.global_step, "minutes": round(self.minutes(), 2), **values})
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"curve": self.curve, "minutes": self.minutes()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.curve, self.minutes_before = state["curve"], state["minutes"]
+
+    def on_train_end(self, trainer: L.Trainer, module: Training) -> None:
+        if trainer.is_global_zero and trainer.global_step >= trainer.max_steps:
+            folder = Path(trainer.default_root_dir) / "weights"
+            module.export(folder)
+            record = {
+                "commit": commit(), "seed": module.seed, "steps": trainer.global_step,
+                "minutes": round(self.minutes(), 1), "device": str(module.device), "threads": torch.get_num_threads(),
+                "precision": trainer.precision, "torch": torch.__version__, "curve": self.curve,
+            }  # fmt: skip
+            weights.note(folder, type(module).__name__.removesuffix("Training").lower(), record)
+
+
+def commit() -> str:
+    """The checkout's commit, "unknown" outside of one, with a plus if files have changed since."""
+    try:
+        run = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+"]
+        return subprocess.run(run, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

@@ -1,0 +1,88 @@
+"""Video in and out: mp4, gif, png (a film strip or one image) and webp by suffix, through PyAV and Pillow."""
+
+import os
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+
+from minisora.errors import InputError
+
+SUFFIXES = (".mp4", ".gif", ".png", ".webp")
+
+
+def read(path: str | Path) -> np.ndarray:
+    """All frames of a video or image, uint8 (T, H, W, 3). Raises InputError if it cannot be opened."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"no such file: {path}")
+    try:
+        with av.open(str(path)) as container:
+            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    except (av.FFmpegError, IndexError) as error:
+        raise InputError(f"{path} cannot be read as a video: {error}") from None
+    if not frames:
+        raise InputError(f"{path} holds no frames")
+    return np.stack(frames)
+
+
+def check_output(path: str | Path) -> Path:
+    """The path, if a clip can be written there. Raises InputError for an unknown suffix or an unwritable folder."""
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(f"cannot write {path.name}: unknown suffix {path.suffix!r}, use one of {', '.join(SUFFIXES)}")
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise InputError(f"cannot write {path}: {path.parent} is no folder that can be written to")
+    return path
+
+
+def write(path: str | Path, frames: np.ndarray, fps: float = 8, scale: int = 1) -> Path:
+    """Writes uint8 frames (T, H, W, 3) by suffix, each pixel as scale x scale. The file appears whole or not at all.
+
+    mp4: H.264; sizes must be even, so an odd side is repeated once. gif and webp loop. png: one frame is an image, more
+    are a film strip from left to right. Raises InputError for an unknown suffix or a path that cannot be written.
+    """
+    path = check_output(path)
+    frames = np.asarray(frames)
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
+        raise InputError(f"frames must be uint8 (T, H, W, 3), got {frames.dtype} {frames.shape}")
+    if scale < 1:
+        raise InputError(f"scale must be a whole number from 1, got {scale}")
+    frames = frames.repeat(scale, axis=1).repeat(scale, axis=2)
+    partial = path.with_name(f".{path.stem}.partial{path.suffix.lower()}")
+    try:
+        if partial.suffix == ".mp4":
+            write_mp4(partial, frames, fps)
+        elif partial.suffix == ".png":
+            Image.fromarray(np.concatenate(frames, axis=1)).save(partial)
+        else:
+            images = [Image.fromarray(frame) for frame in frames]
+            lossless = {"lossless": True} if partial.suffix == ".webp" else {}
+            images[0].save(
+                partial, save_all=True, append_images=images[1:], duration=round(1000 / fps), loop=0, **lossless
+            )
+        os.replace(partial, path)
+    except (OSError, av.FFmpegError) as error:
+        raise InputError(f"cannot write {path}: {error}") from None
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def write_mp4(path: Path, frames: np.ndarray, fps: float) -> None:
+    frames = np.pad(frames, [(0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)], mode="edge")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=round(fps), options={"crf": "12", "preset": "veryfast"})
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def tile(clips: np.ndarray, columns: int) -> np.ndarray:
+    """Lays clips (B, T, H, W, 3) out in rows of `columns`, with a white line between: (T, H', W', 3)."""
+    clips = np.pad(clips, [(0, -len(clips) % columns), (0, 0), (1, 1), (1, 1), (0, 0)], constant_values=255)
+    rows = clips.reshape(-1, columns, *clips.shape[1:])
+    return np.concatenate([np.concatenate(row, axis=2) for row in rows], axis=1)

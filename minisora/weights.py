@@ -1,0 +1,84 @@
+"""Weights on disk: a folder with config.json and one bfloat16 safetensors file per part."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from minisora.errors import InputError
+
+Part = TypeVar("Part", bound=nn.Module)
+
+
+def shipped() -> Path:
+    """The weights that come with the package: inside it when installed from a wheel, else in the checkout's data/."""
+    inside = Path(__file__).parent / "weights"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "data" / "weights"
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise InputError(f"no weights in {folder}: it has no config.json; give a folder that `minisora fit` wrote")
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: {error}") from None
+
+
+def save(folder: str | Path, config: dict[str, Any], **parts: nn.Module) -> None:
+    """Writes each part in bfloat16 beside config.json, which gains the part's own `config`. Files appear whole or not
+    at all; what the folder already has of other parts stays."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / "config.json").exists():
+        config = read_config(folder) | config
+    for name, part in parts.items():
+        config[name] = part.config
+        tensors = {key: value.detach().to("cpu", torch.bfloat16).contiguous() for key, value in part.state_dict().items()}
+        save_file(tensors, folder / f".{name}.partial", metadata={"format": "pt"})
+        os.replace(folder / f".{name}.partial", folder / f"{name}.safetensors")
+    (folder / ".config.partial").write_text(json.dumps(config, indent=1) + "\n")
+    os.replace(folder / ".config.partial", folder / "config.json")
+
+
+def note(folder: str | Path, name: str, record: dict[str, Any]) -> None:
+    """Keeps `record` under `name` in the folder's provenance.json."""
+    path = Path(folder) / "provenance.json"
+    notes = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(notes | {name: record}, indent=1) + "\n")
+
+
+def load(folder: str | Path, name: str, kind: type[Part]) -> Part:
+    """Builds part `name` from its config and loads its weights, in float32 and ready to use.
+
+    Raises InputError for a missing or damaged file, and for weights that do not fit the config, naming the key.
+    """
+    config = read_config(folder)
+    path = Path(folder) / f"{name}.safetensors"
+    if name not in config:
+        raise InputError(f"{folder} holds no {name}: its config.json has {', '.join(config) or 'nothing'}")
+    if not path.is_file():
+        raise InputError(f"no weights in {path}: the file is missing")
+    try:
+        part = kind(**config[name])
+    except TypeError as error:
+        raise InputError(f"{Path(folder) / 'config.json'} does not fit this version ({name}): {error}") from None
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is damaged ({error}): copy or train it again") from None
+    expected = part.state_dict()
+    for key in sorted(expected.keys() | tensors.keys()):
+        if key not in tensors or key not in expected:
+            raise InputError(f"{path} does not fit its config: {key} is {'missing' if key in expected else 'not expected'}")
+        if tensors[key].shape != expected[key].shape:
+            got, need = tuple(tensors[key].shape), tuple(expected[key].shape)
+            raise InputError(f"{path} does not fit its config: {key} has shape {got}, the config needs {need}")
+    part.load_state_dict({key: value.float() for key, value in tensors.items()})
+    return part.eval().requires_grad_(False)
