@@ -1,9 +1,13 @@
 """`minisora fit`: LightningCLI over the training modules. Imported only when something is trained."""
 
+import re
+from pathlib import Path
+
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from minisora.data import ClipData, LatentData
 from minisora.device import best_device, fast_bfloat16, keep_memory
+from minisora.errors import InputError
 from minisora.training import DiTTraining, Export, Progress, VAETraining
 
 STAGES = {"vae": (VAETraining, ClipData), "dit": (DiTTraining, LatentData)}
@@ -13,15 +17,29 @@ class FitCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("data.seed", "model.seed")
 
+    def before_fit(self) -> None:
+        path = self.config["fit"].ckpt_path
+        if path and not Path(path).is_file():
+            raise InputError(f"no such checkpoint: {path}")
+
 
 def fit(stage: str, arguments: list[str]) -> None:
-    """Trains `stage`, "vae" or "dit", with LightningCLI's own arguments: --config, --print_config, --ckpt_path, keys."""
+    """Trains `stage`, "vae" or "dit", with LightningCLI's own arguments: --config, --print_config, --ckpt_path, keys.
+
+    Raises InputError if a checkpoint is missing or does not fit the config, naming the key.
+    """
     keep_memory()
     model, data = STAGES[stage]
     defaults = {
         "accelerator": "auto", "devices": 1, "precision": "bf16-mixed" if fast_bfloat16(best_device().type) else "32-true",
         "callbacks": [Progress(), Export()], "num_sanity_val_steps": 0, "check_val_every_n_epoch": None,
-        "use_distributed_sampler": False, "log_every_n_steps": 10,
+        "use_distributed_sampler": False, "enable_model_summary": False,
     }  # fmt: skip
-    FitCLI(model, data, trainer_defaults=defaults, args=["fit", *arguments], save_config_kwargs={"overwrite": True},
-           seed_everything_default=True)  # fmt: skip
+    try:
+        FitCLI(model, data, trainer_defaults=defaults, args=["fit", *arguments],
+               save_config_kwargs={"overwrite": True}, seed_everything_default=True)  # fmt: skip
+    except RuntimeError as error:
+        misfit = re.search(r"Error\(s\) in loading state_dict.*?\n\s*(.*)", str(error))
+        if not misfit:
+            raise
+        raise InputError(f"the checkpoint does not fit the config: {misfit[1]}") from None

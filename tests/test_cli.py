@@ -1,0 +1,87 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from minisora import Sora, video, world
+from minisora.cli import main
+
+DEMO = "a large yellow star moving down and left on a navy background"
+
+
+def refused(capsys, *arguments: object) -> str:
+    with pytest.raises(SystemExit) as stop:
+        main([str(a) for a in arguments])
+    assert stop.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_the_demo_shows_just_that(tmp_path: Path, capsys) -> None:
+    main(["sample", DEMO, "--out", str(tmp_path / "star.mp4")])
+    clip = video.read(tmp_path / "star.mp4")
+    assert clip.shape == (17, 256, 256, 3)
+    read = world.describe(clip[:, 4::8, 4::8].copy())
+    assert world.caption(read) == DEMO and read["clean"]
+    assert f"the oracle sees {DEMO}\n" in capsys.readouterr().out
+
+
+def test_options(tmp_path: Path) -> None:
+    out = tmp_path / "one.png"
+    main(["sample", "a small red circle on a black background", "--out", str(out), "--num-frames", "1", "--scale", "2",
+          "--seed", "3", "--steps", "4", "--guidance-scale", "2"])  # fmt: skip
+    assert video.read(out).shape == (1, 64, 64, 3)
+
+
+def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path: Path, capsys) -> None:
+    out = tmp_path / "clip.mp4"
+    for arguments, words in (
+        (["", "--out", out], "the prompt is empty"),
+        ([DEMO, "--out", out, "--height", "48"], "got 48 x 32: the nearest is 32 x 32"),
+        ([DEMO, "--out", out, "--num-frames", "99"], "the nearest is 17"),
+        ([DEMO, "--out", tmp_path / "clip.xyz"], "unknown suffix '.xyz'"),
+        ([DEMO, "--out", tmp_path / "no" / "clip.mp4"], "no folder that can be written to"),
+        ([DEMO, "--out", out, "--weights", tmp_path], "no weights in"),
+        ([DEMO, "--out", out, "--scale", "0"], "whole number from 1"),
+        ([DEMO, "--out", out, "--steps", "none"], "whole number from 1"),
+    ):
+        error = refused(capsys, "sample", *arguments)
+        assert words in error and "Traceback" not in error
+        assert list(tmp_path.iterdir()) == []
+    assert "say what to train" in refused(capsys, "fit", "everything")
+    assert "invalid choice" in refused(capsys, "dance")
+    assert "no folder" in refused(capsys, "evaluate", "--out", tmp_path / "no" / "e.json")
+
+
+def test_unknown_words_are_a_warning(tmp_path: Path, capsys) -> None:
+    main(["sample", "a large crimson star", "--out", str(tmp_path / "clip.gif")])
+    assert "minisora: warning: the model has never seen these words and reads them as blanks: crimson" in capsys.readouterr().err
+    assert (tmp_path / "clip.gif").exists()
+
+
+def test_evaluate_writes_the_table_and_the_numbers(tmp_path: Path, tiny_sora: Sora, capsys) -> None:
+    tiny_sora.save(tmp_path / "weights")
+    out = tmp_path / "evaluation.json"
+    main(["evaluate", "--clips", "4", "--weights", str(tmp_path / "weights"), "--out", str(out)])
+    result = json.loads(out.read_text())
+    assert list(result["splits"]) == ["seen", "held-out pairs", "held-out motions", "images, seen"]
+    score = result["splits"]["seen"]["scores"]["all"]
+    assert set(score) == {"right", "low", "high", "chance"} and score["right"] == 0
+    assert "| **all five and clean** | 0.0 (0.0–49.0)" in capsys.readouterr().out
+
+
+def test_doctor(capsys) -> None:
+    main(["doctor"])
+    said = capsys.readouterr().out
+    assert "libx264 yes" in said and "threads" in said and said.count("frames read back") == 4
+
+
+def test_sampling_imports_no_trainer() -> None:
+    code = "import sys; from minisora.cli import main; main(['sample', 'a red star', '--out', sys.argv[1]]); " \
+           "sys.exit(bool({'lightning', 'wandb', 'IPython', 'torchmetrics', 'matplotlib'} & set(sys.modules)))"  # fmt: skip
+    subprocess.run([sys.executable, "-c", code, "/dev/null/x.mp4"], check=False, capture_output=True)
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([sys.executable, "-c", code, f"{folder}/clip.gif"], check=True, capture_output=True)

@@ -1,0 +1,45 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minisora import InputError, video, world
+
+CLIP = world.clip(0, 0).frames
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".gif", ".webp", ".MP4"])
+def test_what_is_written_reads_back(tmp_path: Path, suffix: str) -> None:
+    path = video.write(tmp_path / f"clip{suffix}", CLIP, fps=8, scale=4)
+    back = video.read(path)
+    assert back.shape == (17, 128, 128, 3)
+    small = back[:, 2::4, 2::4]
+    assert np.abs(small.astype(int) - CLIP).mean() < 6
+    assert world.describe(np.ascontiguousarray(small))["motion"] == world.describe(CLIP)["motion"]
+
+
+def test_png_is_a_film_strip_or_an_image(tmp_path: Path) -> None:
+    assert np.array_equal(video.read(video.write(tmp_path / "a.png", CLIP[:1]))[0], CLIP[0])
+    assert video.read(video.write(tmp_path / "b.png", CLIP)).shape == (1, 32, 17 * 32, 3)
+
+
+def test_odd_sizes_and_tiles(tmp_path: Path) -> None:
+    assert video.read(video.write(tmp_path / "odd.mp4", CLIP[:, :31, :29])).shape == (17, 32, 30, 3)
+    assert video.tile(np.stack([CLIP] * 3), columns=2).shape == (17, 68, 68, 3)
+
+
+def test_bad_input_leaves_nothing_behind(tmp_path: Path) -> None:
+    for path, frames, words in (
+        (tmp_path / "clip.avi", CLIP, "unknown suffix '.avi', use one of .mp4, .gif, .png, .webp"),
+        (tmp_path / "no" / "clip.mp4", CLIP, "no folder that can be written to"),
+        (tmp_path / "clip.mp4", CLIP / 255, "uint8"),
+        (tmp_path / "clip.mp4", CLIP[:0], "uint8"),
+    ):
+        with pytest.raises(InputError, match=words):
+            video.write(path, frames)
+    with pytest.raises(InputError, match="no such file"):
+        video.read(tmp_path / "nothing.mp4")
+    (tmp_path / "text.mp4").write_text("no video")
+    with pytest.raises(InputError, match="cannot be read as a video"):
+        video.read(tmp_path / "text.mp4")
+    assert [path.name for path in tmp_path.iterdir()] == ["text.mp4"]
