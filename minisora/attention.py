@@ -16,7 +16,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v)
 
 
-def rotary_frequencies(head_width: int, longest: float = 100.0) -> Tensor:
+def rotary_turns(positions: Tensor, frequencies: Tensor) -> Tensor:
+    """Where each token stands as complex numbers of modulus 1: (N, 3) and (3, d / 2) -> (N, d / 2)."""
+    angles = positions @ frequencies
+    return torch.polar(torch.ones_like(angles), angles)
+
+
+def rotary_frequencies(head_width: int, longest: float = 10.0) -> Tensor:
     """Angular frequencies of 3-D rotary positions: (3, head_width / 2), a quarter of the pairs for each of t, h and w.
 
     The last quarter is not turned: it compares what tokens are, wherever they stand.
@@ -26,15 +32,16 @@ def rotary_frequencies(head_width: int, longest: float = 100.0) -> Tensor:
     each = pairs // 4
     frequencies = torch.zeros(3, pairs)
     for axis in range(3):
-        frequencies[axis, axis * each : (axis + 1) * each] = longest ** (-torch.arange(each) / each)
+        frequencies[axis, axis * each : (axis + 1) * each] = longest ** (
+            -torch.arange(each) / each
+        )
     return frequencies
 
 
-def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Turns the pairs (x_i, x_{i + d/2}) by `angles`: x (B, heads, N, d), angles (N, d / 2)."""
-    a, b = x.chunk(2, dim=-1)
-    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+def rotate(x: Tensor, turns: Tensor) -> Tensor:
+    """Turns the pairs (x_2i, x_2i+1), read as complex numbers: x (..., N, d), turns (N, d / 2) of modulus 1."""
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
 
 
 class Attention(nn.Module):
@@ -47,25 +54,34 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.context_kv = nn.Linear(context_width, 2 * width, bias=False) if context_width else None
-        self.q_norm = nn.RMSNorm(width // heads)
-        self.k_norm = nn.RMSNorm(width // heads)
+        self.context_kv = (
+            nn.Linear(context_width, 2 * width, bias=False) if context_width else None
+        )
+        self.q_norm = nn.LayerNorm(width // heads, bias=False)
+        self.k_norm = nn.LayerNorm(width // heads, bias=False)
         self.out = nn.Linear(width, width, bias=False)
 
-    def forward(self, x: Tensor, angles: Tensor | None = None, context: Tensor | None = None) -> Tensor:
-        """x (B, N, width), angles (N, head width / 2), context (B, L, context width) -> (B, N, width)."""
+    def forward(
+        self, x: Tensor, turns: Tensor | None = None, context: Tensor | None = None
+    ) -> Tensor:
+        """x (B, N, width), turns (N, head width / 2) complex, context (B, L, context width) -> (B, N, width)."""
         q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads)
         q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
-        if angles is not None:
-            q, k = rotate(q, angles), rotate(k, angles)
+        if turns is not None:
+            q, k = rotate(torch.stack([q, k]), turns)
         if self.context_kv is not None and context is not None:
-            ck, cv = rearrange(self.context_kv(context), "b l (two h d) -> two b h l d", two=2, h=self.heads)
-            k, v = torch.cat([self.k_norm(ck).to(v.dtype), k], dim=2), torch.cat([cv, v], dim=2)  # (B, h, L + N, d)
+            ck, cv = rearrange(
+                self.context_kv(context), "b l (two h d) -> two b h l d", two=2, h=self.heads
+            )
+            k, v = (
+                torch.cat([self.k_norm(ck).to(v.dtype), k], dim=2),
+                torch.cat([cv, v], dim=2),
+            )  # (B, h, L + N, d)
         return self.out(rearrange(attend(q, k, v), "b h n d -> b n (h d)"))
 
 
 class MLP(nn.Module):
-    """Two linear layers with a squared ReLU between (So et al., "Primer", 2021): cheaper than GELU on a CPU."""
+    """Two linear layers with a GELU between."""
 
     def __init__(self, width: int, ratio: int = 4) -> None:
         super().__init__()
@@ -73,4 +89,4 @@ class MLP(nn.Module):
         self.down = nn.Linear(ratio * width, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.relu(self.up(x)).square())
+        return self.down(F.gelu(self.up(x)))

@@ -14,7 +14,9 @@ from minisora.errors import InputError
 
 def main(arguments: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    warnings.showwarning = lambda message, *_, **__: print(f"minisora: warning: {message}", file=sys.stderr)
+    warnings.showwarning = lambda message, *_, **__: print(
+        f"minisora: warning: {message}", file=sys.stderr
+    )
     try:
         if arguments[:1] == ["fit"]:  # LightningCLI reads its own arguments
             fit(arguments[1:])
@@ -33,31 +35,58 @@ def complain(error: Exception) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser("minisora", description="Text to video on a laptop: sample, train, evaluate.")
+    top = argparse.ArgumentParser(
+        "minisora", description="Text to video on a laptop: sample, train, evaluate."
+    )
     top.add_argument("--version", action="version", version=f"minisora {minisora.__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     one = commands.add_parser("sample", help="make a clip from a prompt")
     one.add_argument("prompt", help='e.g. "a small red circle moving left on a black background"')
-    one.add_argument("--out", default="clip.mp4", help="mp4, gif, png (film strip) or webp, by suffix (default: clip.mp4)")
-    one.add_argument("--num-frames", type=int, default=17, help="frames, 8 a second; 1 is an image (default: 17)")
+    one.add_argument(
+        "--out",
+        default="clip.mp4",
+        help="mp4, gif, png (film strip) or webp, by suffix (default: clip.mp4)",
+    )
+    one.add_argument(
+        "--num-frames",
+        type=int,
+        default=17,
+        help="frames, 8 a second; 1 is an image (default: 17)",
+    )
     one.add_argument("--height", type=int, default=32, help="pixels (default: 32)")
     one.add_argument("--width", type=int, default=32, help="pixels (default: 32)")
-    one.add_argument("--seed", type=int, default=0, help="another seed makes another clip (default: 0)")
+    one.add_argument(
+        "--seed", type=int, default=0, help="another seed makes another clip (default: 0)"
+    )
     one.add_argument("--steps", type=positive, help="sampling steps (default: the weights' own)")
-    one.add_argument("--guidance-scale", type=float, help="1 is no guidance (default: the weights' own)")
+    one.add_argument(
+        "--guidance-scale", type=float, help="1 is no guidance (default: the weights' own)"
+    )
     one.add_argument("--negative-prompt", default="", help="what to steer away from")
-    one.add_argument("--scale", type=positive, default=8, help="write each pixel as SCALE x SCALE (default: 8)")
+    one.add_argument(
+        "--scale", type=positive, default=8, help="write each pixel as SCALE x SCALE (default: 8)"
+    )
     weights_option(one)
     one.set_defaults(run=sample)
 
     # stands here for the help; `main` hands its arguments to LightningCLI
-    commands.add_parser("fit", help="train: fit vae|dit --config configs/SCALE/STAGE.yaml [--KEY VALUE ...]")
+    commands.add_parser(
+        "fit", help="train: fit vae|dit --config configs/SCALE/STAGE.yaml [--KEY VALUE ...]"
+    )
 
-    score = commands.add_parser("evaluate", help="sample prompts of every split and let the oracle score them")
-    score.add_argument("--clips", type=positive, default=500, help="prompts for each split (default: 500)")
-    score.add_argument("--seed", type=int, default=0, help="draws other prompts and noise (default: 0)")
-    score.add_argument("--out", default="evaluation.json", help="where the numbers go (default: evaluation.json)")
+    score = commands.add_parser(
+        "evaluate", help="sample prompts of every split and let the oracle score them"
+    )
+    score.add_argument(
+        "--clips", type=positive, default=500, help="prompts for each split (default: 500)"
+    )
+    score.add_argument(
+        "--seed", type=int, default=0, help="draws other prompts and noise (default: 0)"
+    )
+    score.add_argument(
+        "--out", default="evaluation.json", help="where the numbers go (default: evaluation.json)"
+    )
     weights_option(score)
     score.set_defaults(run=evaluate)
 
@@ -74,7 +103,11 @@ def positive(text: str) -> int:
 
 
 def weights_option(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--weights", metavar="FOLDER", help="as `minisora fit` writes them (default: the shipped ones)")
+    command.add_argument(
+        "--weights",
+        metavar="FOLDER",
+        help="as `minisora fit` writes them (default: the shipped ones)",
+    )
 
 
 def sample(options: argparse.Namespace) -> None:
@@ -88,16 +121,22 @@ def sample(options: argparse.Namespace) -> None:
     )[0]  # fmt: skip
     minisora.video.write(out, clip, fps=8, scale=options.scale)
     frames, height, width = clip.shape[:3]
-    print(f"{out}: {frames} frames of {width * options.scale} x {height * options.scale}, seed {options.seed}")
+    print(
+        f"{out}: {frames} frames of {width * options.scale} x {height * options.scale}, seed {options.seed}"
+    )
     read = minisora.world.describe(clip)
-    print(f"the oracle sees {minisora.world.caption(read)}{'' if read['clean'] else ', but not one clean object'}")
+    print(
+        f"the oracle sees {minisora.world.caption(read)}{'' if read['clean'] else ', but not one clean object'}"
+    )
 
 
 def fit(arguments: list[str]) -> None:
     stages = ("vae", "dit")
     if not arguments or arguments[0] not in stages:
         if arguments[:1] not in (["-h"], ["--help"]):
-            raise InputError(f"say what to train: minisora fit {'|'.join(stages)} --config configs/toy/STAGE.yaml")
+            raise InputError(
+                f"say what to train: minisora fit {'|'.join(stages)} --config configs/toy/STAGE.yaml"
+            )
         print("usage: minisora fit vae|dit --config FILE [--config OVERLAY] [--KEY VALUE ...] [--ckpt_path FILE]\n"
               "       minisora fit STAGE --help lists every key; --print_config prints the whole config")  # fmt: skip
         return
@@ -112,7 +151,9 @@ def evaluate(options: argparse.Namespace) -> None:
         raise InputError(f"cannot write {out}: {out.parent} is no folder that can be written to")
     from minisora import evaluate
 
-    result = evaluate.evaluate(minisora.Sora.from_pretrained(options.weights), options.clips, options.seed)
+    result = evaluate.evaluate(
+        minisora.Sora.from_pretrained(options.weights), options.clips, options.seed
+    )
     out.write_text(json.dumps(result, indent=1) + "\n")
     print(f"{evaluate.table(result)}\n\n{out}: {result['minutes']} minutes, seed {options.seed}")
 

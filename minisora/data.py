@@ -28,10 +28,15 @@ def generator(seed: int, step: int, rank: int = 0, stream: int = 0) -> torch.Gen
     return torch.Generator().manual_seed(int(state))
 
 
-def batch_indices(size: int, batch: int, seed: int, step: int, rank: int = 0, ranks: int = 1) -> np.ndarray:
+def batch_indices(
+    size: int, batch: int, seed: int, step: int, rank: int = 0, ranks: int = 1
+) -> np.ndarray:
     """Which of `size` clips make up this batch: each epoch a new permutation, dealt out to the ranks in turn."""
     place = (step * ranks + rank) * batch + np.arange(batch)
-    orders = {epoch: np.random.default_rng((seed, epoch)).permutation(size) for epoch in np.unique(place // size)}
+    orders = {
+        epoch: np.random.default_rng((seed, epoch)).permutation(size)
+        for epoch in np.unique(place // size)
+    }
     return np.array([orders[p // size][p % size] for p in place])
 
 
@@ -57,13 +62,22 @@ class ClipData(L.LightningDataModule):
     ) -> None:  # fmt: skip
         super().__init__()
         if num_frames % GROUP != 1:
-            raise InputError(f"data.num_frames must be 1 + 4k, got {num_frames}: the nearest is {num_frames // GROUP * GROUP + 1}")
-        self.clips, self.batch_size, self.seed, self.validation_clips = clips, batch_size, seed, validation_clips
+            raise InputError(
+                f"data.num_frames must be 1 + 4k, got {num_frames}: the nearest is {num_frames // GROUP * GROUP + 1}"
+            )
+        self.clips, self.batch_size, self.seed, self.validation_clips = (
+            clips,
+            batch_size,
+            seed,
+            validation_clips,
+        )
         self.shape = (num_frames, height, width)
 
     def render(self, index: int, num_frames: int | None = None) -> world.Clip:
         _, height, width = self.shape
-        return world.clip(self.seed, index, num_frames or self.shape[0], height, width, split="train")
+        return world.clip(
+            self.seed, index, num_frames or self.shape[0], height, width, split="train"
+        )
 
     def setup(self, stage: str) -> None:
         frames = [self.render(i).frames for i in tqdm(range(self.clips), "rendering", unit="clip")]
@@ -73,11 +87,15 @@ class ClipData(L.LightningDataModule):
         return {"video": to_pixels(self.frames[self.indices(step)])}
 
     def indices(self, step: int) -> np.ndarray:
-        rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        rank, ranks = (
+            (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        )
         return batch_indices(self.clips, self.batch_size, self.seed, step, rank, ranks)
 
     def train_dataloader(self) -> DataLoader:
-        start = self.trainer.global_step if self.trainer else 0  # already restored when a checkpoint is resumed
+        start = (
+            self.trainer.global_step if self.trainer else 0
+        )  # already restored when a checkpoint is resumed
         return DataLoader(Steps(self.batch), sampler=itertools.count(start), batch_size=None)  # type: ignore[arg-type]
 
     validation_split = "all"

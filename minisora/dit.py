@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minisora.attention import MLP, Attention, rotary_frequencies
+from minisora.attention import MLP, Attention, rotary_frequencies, rotary_turns
 from minisora.flow import Target, to_velocity
 from minisora.patches import Grid
 
 SIZES = {  # width, depth, heads; the capitals are the paper's
-    "tiny": (64, 2, 2), "toy": (128, 4, 4), "laptop": (192, 6, 6),
+    "tiny": (64, 2, 2), "toy": (128, 4, 4), "laptop": (192, 4, 6),
     "S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16),
 }  # fmt: skip
 
@@ -23,11 +23,13 @@ SIZES = {  # width, depth, heads; the capitals are the paper's
 def fourier(x: Tensor, count: int, longest: float) -> Tensor:
     """cos and sin of x at `count` frequencies from 1 down to 1 / longest: (...,) -> (..., 2 * count)."""
     frequencies = torch.exp(-math.log(longest) * torch.arange(count, device=x.device) / count)
-    return torch.cat([(x[..., None] * frequencies).cos(), (x[..., None] * frequencies).sin()], dim=-1)
+    return torch.cat(
+        [(x[..., None] * frequencies).cos(), (x[..., None] * frequencies).sin()], dim=-1
+    )
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    return x * (1 + scale) + shift
+    return torch.addcmul(shift, x, 1 + scale)
 
 
 class DiTBlock(nn.Module):
@@ -39,14 +41,20 @@ class DiTBlock(nn.Module):
         self.mlp = MLP(width)
         self.modulation = nn.Linear(width, 6 * width)
 
-    def forward(self, x: Tensor, condition: Tensor, level: Tensor, angles: Tensor, text: Tensor) -> Tensor:
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(condition)[level].chunk(6, dim=-1)
-        x = x + gate_a * self.attention(modulate(norm(x), shift_a, scale_a), angles, text)  # (B, N, D)
+    def forward(
+        self, x: Tensor, condition: Tensor, level: Tensor, turns: Tensor, text: Tensor
+    ) -> Tensor:
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(condition)[
+            level
+        ].chunk(6, dim=-1)
+        x = x + gate_a * self.attention(
+            modulate(norm(x), shift_a, scale_a), turns, text
+        )  # (B, N, D)
         return x + gate_m * self.mlp(modulate(norm(x), shift_m, scale_m))  # (B, N, D)
 
 
 def norm(x: Tensor) -> Tensor:
-    return F.rms_norm(x, x.shape[-1:])
+    return F.layer_norm(x, x.shape[-1:])
 
 
 class DiT(nn.Module):
@@ -56,10 +64,21 @@ class DiT(nn.Module):
     """
 
     def __init__(
-        self, size: str = "laptop", channels: int = 16, patch: Grid = (1, 2, 2), text_width: int = 128, target: Target = "v"
+        self,
+        size: str = "laptop",
+        channels: int = 16,
+        patch: Grid = (1, 2, 2),
+        text_width: int = 128,
+        target: Target = "v",
     ) -> None:
         super().__init__()
-        self.config = {"size": size, "channels": channels, "patch": list(patch), "text_width": text_width, "target": target}
+        self.config = {
+            "size": size,
+            "channels": channels,
+            "patch": list(patch),
+            "text_width": text_width,
+            "target": target,
+        }
         width, depth, heads = SIZES[size]
         self.patch: Grid = (patch[0], patch[1], patch[2])
         self.target: Target = target
@@ -89,10 +108,12 @@ class DiT(nn.Module):
         """x: tokens (B, N, P); t: noise levels, (B,) or one per token (B, N); text: (B, L, text width);
         positions: (N, 3) as (t, h, w) in patches. Returns (B, N, P)."""
         condition, level = self.condition(t, text)  # (K, D), indices (B, 1) or (B, N)
-        angles = positions @ self.frequencies  # (N, head width / 2)
-        x = self.embed(x) + self.place(fourier(positions, 8, longest=32.0).flatten(-2))  # (B, N, D)
+        turns = rotary_turns(positions, self.frequencies)  # (N, head width / 2)
+        x = self.embed(x) + self.place(
+            fourier(positions, 8, longest=32.0).flatten(-2)
+        )  # (B, N, D)
         for block in self.blocks:
-            x = block(x, condition, level, angles, text)  # (B, N, D)
+            x = block(x, condition, level, turns, text)  # (B, N, D)
         shift, scale = self.modulation(condition)[level].chunk(2, dim=-1)  # (B, 1 or N, D) each
         return self.head(modulate(norm(x), shift, scale))  # (B, N, P)
 
@@ -106,7 +127,9 @@ class DiT(nn.Module):
             distinct, inverse = torch.unique(pairs, dim=0, return_inverse=True)
             levels, clip_of, index = distinct[:, 1], distinct[:, 0].long(), inverse.view(t.shape)
         pooled = self.text(text.mean(dim=1))  # (B, D)
-        return F.silu(self.time(fourier(1000 * levels, 64, longest=10_000.0)) + pooled[clip_of]), index
+        return F.silu(
+            self.time(fourier(1000 * levels, 64, longest=10_000.0)) + pooled[clip_of]
+        ), index
 
     def velocity(self, x: Tensor, t: Tensor, text: Tensor, positions: Tensor) -> Tensor:
         """The prediction as a velocity, whatever the target."""

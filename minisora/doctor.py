@@ -18,13 +18,26 @@ CODECS = ("libx264", "libx265", "libvpx-vp9", "libsvtav1", "gif", "apng")
 
 def report(weights: str | None) -> None:
     """Prints versions, device, precision, threads and codecs, makes a clip and writes and reads it in every format."""
-    print(f"minisora {minisora.__version__} on Python {platform.python_version()}, {platform.platform()}")
-    print("packages   " + ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES))
+    print(
+        f"minisora {minisora.__version__} on Python {platform.python_version()}, {platform.platform()}"
+    )
+    print(
+        "packages   "
+        + ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
+    )
     device = best_device()
-    print(f"device     {device}" + (f" ({torch.cuda.get_device_name()})" if device.type == "cuda" else ""))
-    print(f"precision  {'bfloat16' if fast_bfloat16(device.type) else 'float32'} is the fast one here")
+    print(
+        f"device     {device}"
+        + (f" ({torch.cuda.get_device_name()})" if device.type == "cuda" else "")
+    )
+    print(
+        f"precision  {'bfloat16' if fast_bfloat16(device.type) else 'float32'} is the fast one here"
+    )
     print(f"threads    {torch.get_num_threads()}")
-    print("encoders   " + ", ".join(f"{name} {'yes' if name in av.codecs_available else 'no'}" for name in CODECS))
+    print(
+        "encoders   "
+        + ", ".join(f"{name} {'yes' if name in av.codecs_available else 'no'}" for name in CODECS)
+    )
 
     started = time.perf_counter()
     sora = minisora.Sora.from_pretrained(weights)
@@ -35,4 +48,6 @@ def report(weights: str | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for suffix in minisora.video.SUFFIXES:
             path = minisora.video.write(Path(folder) / f"clip{suffix}", clip, scale=4)
-            print(f"  {suffix:6s} {path.stat().st_size / 1000:.0f} kB, {len(minisora.video.read(path))} frames read back")
+            print(
+                f"  {suffix:6s} {path.stat().st_size / 1000:.0f} kB, {len(minisora.video.read(path))} frames read back"
+            )

@@ -25,7 +25,12 @@ def evaluate(sora: Sora, clips: int = 500, seed: int = 0, batch: int = 20) -> di
     """
     started = time.monotonic()
     bar = tqdm(total=(len(SPLITS) + 1) * clips, desc="sampling and reading", unit="clip")
-    result: dict[str, Any] = {"clips": clips, "seed": seed, "defaults": sora.defaults, "splits": {}}
+    result: dict[str, Any] = {
+        "clips": clips,
+        "seed": seed,
+        "defaults": sora.defaults,
+        "splits": {},
+    }
     for split, name in [*SPLITS.items(), ("train", "images, seen")]:
         frames = 1 if name.startswith("images") else sora.makes["num_frames"]
         truth = true_clips(sora, clips, seed, frames, split)
@@ -33,7 +38,9 @@ def evaluate(sora: Sora, clips: int = 500, seed: int = 0, batch: int = 20) -> di
         made = []
         for start in range(0, clips, batch):
             captions = [clip.caption for clip in truth[start : start + batch]]
-            made.append(sora(captions, frames, sora.makes["height"], sora.makes["width"], generator=draws))
+            made.append(
+                sora(captions, frames, sora.makes["height"], sora.makes["width"], generator=draws)
+            )
             bar.update(len(captions))
         truths = [clip.truth for clip in truth]
         entry = {"scores": oracle_scores(np.concatenate(made), truths), **rebuilt(sora.vae, truth)}
@@ -58,7 +65,10 @@ def rebuilt(vae: VAE, clips: list[world.Clip], batch: int = 20) -> dict[str, Any
     """The oracle's scores and the PSNR of clips that were encoded and decoded."""
     video = to_pixels(np.stack([clip.frames for clip in clips]))
     back = torch.cat([vae.decode(vae.encode(part)) for part in video.split(batch)])
-    return {"ceiling": oracle_scores(to_frames(back), [clip.truth for clip in clips]), "psnr": round(psnr(back, video), 2)}
+    return {
+        "ceiling": oracle_scores(to_frames(back), [clip.truth for clip in clips]),
+        "psnr": round(psnr(back, video), 2),
+    }
 
 
 def table(result: dict[str, Any]) -> str:
@@ -73,7 +83,9 @@ def table(result: dict[str, Any]) -> str:
         cells = []
         for entry in splits.values():
             score = entry["scores"][row]
-            cells.append(f"{100 * score['right']:.1f} ({100 * score['low']:.1f}–{100 * score['high']:.1f})")
+            cells.append(
+                f"{100 * score['right']:.1f} ({100 * score['low']:.1f}-{100 * score['high']:.1f})"
+            )
         extra = f"{100 * seen['scores'][row]['chance']:.1f} | {100 * seen['ceiling'][row]['right']:.1f}"
         label = "**all five and clean**" if row == "all" else row
         lines.append(f"| {label} | {' | '.join(cells)} | {extra} |")

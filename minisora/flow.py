@@ -44,7 +44,9 @@ def shifted(t: Tensor, shift: float) -> Tensor:
     return shift * t / (1 + (shift - 1) * t)
 
 
-def draw_times(count: int, generator: torch.Generator, mean: float = 0.0, deviation: float = 1.0) -> Tensor:
+def draw_times(
+    count: int, generator: torch.Generator, mean: float = 0.0, deviation: float = 1.0
+) -> Tensor:
     """Logit-normal noise levels (count,) in (0, 1). Source: SD3, equation 19."""
     return torch.sigmoid(mean + deviation * torch.randn(count, generator=generator))
 

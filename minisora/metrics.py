@@ -21,7 +21,9 @@ def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
     """The 95% interval of a proportion. Source: Wilson, "Probable inference" (1927)."""
     share = right / count
     center = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count**2))
+    half = (
+        z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count**2))
+    )
     return max(0.0, center - half), min(1.0, center + half)
 
 
@@ -30,7 +32,9 @@ def oracle_scores(clips: np.ndarray, truths: list[dict[str, Any]]) -> dict[str, 
     right, its 95% interval, and chance: the same readings held against the next clip's truth."""
     reads = [describe(clip) for clip in clips]
     right = [agree(truth, read) for truth, read in zip(truths, reads, strict=True)]
-    shuffled = [agree(truth, read) for truth, read in zip(truths[1:] + truths[:1], reads, strict=True)]
+    shuffled = [
+        agree(truth, read) for truth, read in zip(truths[1:] + truths[:1], reads, strict=True)
+    ]
     table = {}
     for name in SCORES:
         count = sum(r[name] for r in right)

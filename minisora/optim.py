@@ -4,12 +4,16 @@ Source: Keller Jordan et al., "Muon: an optimizer for hidden layers in neural ne
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # the quintic's coefficients: steep at 0, singular values end in [0.7, 1.2]
+NEWTON_SCHULZ = (
+    3.4445,
+    -4.7750,
+    2.0315,
+)  # the quintic's coefficients: steep at 0, singular values end in [0.7, 1.2]
 
 
 def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
@@ -50,7 +54,7 @@ class MuonAdam(torch.optim.Optimizer):
         super().__init__([group for group in groups if group["params"]], defaults)
 
     @torch.no_grad()
-    def step(self, closure=None):  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -72,7 +76,9 @@ class MuonAdam(torch.optim.Optimizer):
             nesterov = p.grad.lerp(state["momentum"], group["momentum"])
             same_shape[(p.shape[0], p[0].numel())].append((p, nesterov))
         for (rows, columns), pairs in same_shape.items():
-            updates = orthogonalize(torch.stack([update.reshape(rows, columns) for _, update in pairs]))
+            updates = orthogonalize(
+                torch.stack([update.reshape(rows, columns) for _, update in pairs])
+            )
             rate = group["lr"] * max(1.0, rows / columns) ** 0.5
             for (p, _), update in zip(pairs, updates, strict=True):
                 p.add_(update.reshape(p.shape), alpha=-rate)
@@ -91,7 +97,9 @@ class MuonAdam(torch.optim.Optimizer):
             p.addcdiv_(mean, square.sqrt() + 1e-8, value=-group["lr"])
 
 
-def split_parameters(model: nn.Module, blocks: Iterable[nn.Module]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+def split_parameters(
+    model: nn.Module, blocks: Iterable[nn.Module]
+) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """The matrices and kernels inside `blocks`, and all other parameters of `model`."""
     inside = {id(p) for block in blocks for p in block.parameters() if p.ndim >= 2}
     trained = [p for p in model.parameters() if p.requires_grad]

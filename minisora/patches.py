@@ -15,7 +15,9 @@ Grid = tuple[int, int, int]  # patches along t, h, w
 def grid_of(latents_shape: tuple[int, int, int], patch: Grid) -> Grid:
     """How many patches latents of (t, h, w) make. Raises InputError if they are not cut evenly."""
     if any(side % size for side, size in zip(latents_shape, patch, strict=True)):
-        raise InputError(f"latents of {latents_shape} are not cut evenly by patches of {patch}: need a multiple of each")
+        raise InputError(
+            f"latents of {latents_shape} are not cut evenly by patches of {patch}: need a multiple of each"
+        )
     t, h, w = (side // size for side, size in zip(latents_shape, patch, strict=True))
     return t, h, w
 
@@ -30,7 +32,9 @@ def patchify(latents: Tensor, patch: Grid) -> Tensor:
 def unpatchify(tokens: Tensor, grid: Grid, patch: Grid) -> Tensor:
     """The inverse of `patchify`: (B, N, P) -> (B, C, t, h, w)."""
     (t, h, w), (a, b, c) = grid, patch
-    return rearrange(tokens, "n (t h w) (ch a b c) -> n ch (t a) (h b) (w c)", t=t, h=h, w=w, a=a, b=b, c=c)
+    return rearrange(
+        tokens, "n (t h w) (ch a b c) -> n ch (t a) (h b) (w c)", t=t, h=h, w=w, a=a, b=b, c=c
+    )
 
 
 def positions(grid: Grid, device: torch.device | None = None) -> Tensor:

@@ -36,16 +36,26 @@ class Sora:
     """
 
     def __init__(
-        self, vae: VAE, text: TextEncoder, dit: DiT, makes: dict[str, int], defaults: dict[str, Any]
+        self,
+        vae: VAE,
+        text: TextEncoder,
+        dit: DiT,
+        makes: dict[str, int],
+        defaults: dict[str, Any],
     ) -> None:
         self.vae, self.text, self.dit, self.makes, self.defaults = vae, text, dit, makes, defaults
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path | None = None, device: str | torch.device | None = None) -> "Sora":
+    def from_pretrained(
+        cls, folder: str | Path | None = None, device: str | torch.device | None = None
+    ) -> "Sora":
         """Loads the shipped weights, or those in `folder`. Raises InputError if they are missing, damaged or do not fit."""
         folder = folder or weights.shipped()
         config = weights.read_config(folder)
-        parts = [weights.load(folder, *part) for part in (("vae", VAE), ("text", TextEncoder), ("dit", DiT))]
+        parts = [
+            weights.load(folder, *part)
+            for part in (("vae", VAE), ("text", TextEncoder), ("dit", DiT))
+        ]
         device = torch.device(device) if device else best_device()
         vae, text, dit = (part.to(device) for part in parts)
         return cls(vae, text, dit, config["makes"], config["defaults"])
@@ -76,30 +86,44 @@ class Sora:
         t = 1 + math.ceil((num_frames - 1) / GROUP)
         grid = grid_of((t, height // self.vae.space, width // self.vae.space), self.dit.patch)
         numbers = self.vae.channels * math.prod(self.dit.patch)
-        noise = torch.randn(len(prompts), math.prod(grid), numbers, generator=generator)  # on the CPU: the same everywhere
+        noise = torch.randn(
+            len(prompts), math.prod(grid), numbers, generator=generator
+        )  # on the CPU: the same everywhere
         device = self.dit.frequencies.device
         steps = num_inference_steps or self.defaults["num_inference_steps"]
         scale = self.defaults["guidance_scale"] if guidance_scale is None else guidance_scale
         with autocast(device):
             text, null = self.text(prompts), self.text([negative_prompt] * len(prompts))
             place = positions(grid, device)
-            velocity = guided(lambda x, t, text: self.dit.velocity(x, t, text, place).float(), text, null, scale)
+            velocity = guided(
+                lambda x, t, text: self.dit.velocity(x, t, text, place).float(), text, null, scale
+            )
             levels = noise_levels(steps, self.defaults["shift"]).to(device)
-            for x in SAMPLERS[self.defaults["sampler"]](velocity, noise.to(device), levels):
-                pass
+            *_, x = SAMPLERS[self.defaults["sampler"]](velocity, noise.to(device), levels)
             video = self.vae.decode(unpatchify(x, grid, self.dit.patch))
         return to_frames(video)[:, :num_frames]
 
     def check(self, prompts: list[str], num_frames: int, height: int, width: int) -> None:
         """Raises InputError for what the model cannot make; warns of words it does not know."""
         if not prompts or not all(prompt.strip() for prompt in prompts):
-            raise InputError('the prompt is empty: say what to show, e.g. "a small red circle moving left on a black background"')
+            raise InputError(
+                'the prompt is empty: say what to show, e.g. "a small red circle moving left on a black background"'
+            )
         if not 1 <= num_frames <= self.makes["num_frames"]:
             near = min(max(num_frames, 1), self.makes["num_frames"])
-            raise InputError(f"these weights make 1 to {self.makes['num_frames']} frames, got {num_frames}: the nearest is {near}")
+            raise InputError(
+                f"these weights make 1 to {self.makes['num_frames']} frames, got {num_frames}: the nearest is {near}"
+            )
         if (height, width) != (self.makes["height"], self.makes["width"]):
             size = f"{self.makes['height']} x {self.makes['width']}"
-            raise InputError(f"these weights make frames of {size}, got {height} x {width}: the nearest is {size}")
-        unknown = list(dict.fromkeys(word for prompt in prompts for word in self.text.unknown(prompt)))
+            raise InputError(
+                f"these weights make frames of {size}, got {height} x {width}: the nearest is {size}"
+            )
+        unknown = list(
+            dict.fromkeys(word for prompt in prompts for word in self.text.unknown(prompt))
+        )
         if unknown:
-            warnings.warn(f"the model has never seen these words and reads them as blanks: {', '.join(unknown)}", stacklevel=3)
+            warnings.warn(
+                f"the model has never seen these words and reads them as blanks: {', '.join(unknown)}",
+                stacklevel=3,
+            )

@@ -1,6 +1,7 @@
 """Samplers: solve dx/dt = v(x, t) from noise (t = 1) to data (t = 0). Generators, so every step can be watched."""
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ def noise_levels(steps: int, shift: float = 1.0) -> Tensor:
 
 def euler(velocity: Velocity, x: Tensor, levels: Tensor) -> Iterator[Tensor]:
     """Follows the velocity at the start of each step; yields x after every step."""
-    for now, then in zip(levels[:-1], levels[1:], strict=True):
+    for now, then in pairwise(levels):
         x = x + (then - now) * velocity(x, now.expand(len(x)))
         yield x
 
@@ -27,7 +28,7 @@ def heun(velocity: Velocity, x: Tensor, levels: Tensor) -> Iterator[Tensor]:
 
     The last step is Euler's: at t = 0 there is no velocity to ask for.
     """
-    for now, then in zip(levels[:-1], levels[1:], strict=True):
+    for now, then in pairwise(levels):
         first = velocity(x, now.expand(len(x)))
         step = x + (then - now) * first
         if then > 0:
@@ -36,7 +37,9 @@ def heun(velocity: Velocity, x: Tensor, levels: Tensor) -> Iterator[Tensor]:
         yield x
 
 
-def guided(velocity: Callable[[Tensor, Tensor, Tensor], Tensor], text: Tensor, null: Tensor, scale: float) -> Velocity:
+def guided(
+    velocity: Callable[[Tensor, Tensor, Tensor], Tensor], text: Tensor, null: Tensor, scale: float
+) -> Velocity:
     """Classifier-free guidance: v_null + scale (v_text - v_null), both in one batch. At scale 1 only the text is asked.
 
     velocity(x, t, text); text and null: (B, L, width). Source: Ho & Salimans, "Classifier-Free Diffusion Guidance" (2022).

@@ -15,7 +15,11 @@ PAD, UNKNOWN = "[PAD]", "[UNK]"
 
 def word_tokenizer(words: list[str]) -> Tokenizer:
     """A tokenizer of whole words, blind to case and punctuation. Padding is token 0."""
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate([PAD, UNKNOWN, *words])}, unk_token=UNKNOWN))
+    tokenizer = Tokenizer(
+        models.WordLevel(
+            {word: i for i, word in enumerate([PAD, UNKNOWN, *words])}, unk_token=UNKNOWN
+        )
+    )
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Whitespace(), pre_tokenizers.Punctuation(behavior="removed")]
@@ -28,7 +32,7 @@ class TextBlock(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.attention_norm, self.mlp_norm = nn.RMSNorm(width), nn.RMSNorm(width)
+        self.attention_norm, self.mlp_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attention, self.mlp = Attention(width, heads), MLP(width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -39,28 +43,42 @@ class TextBlock(nn.Module):
 class TextEncoder(nn.Module):
     """A small word-level encoder, trained with the transformer. The empty prompt, all padding, stands for no text."""
 
-    def __init__(self, words: list[str], width: int = 128, depth: int = 2, heads: int = 4, length: int = 16) -> None:
+    def __init__(
+        self, words: list[str], width: int = 128, depth: int = 2, heads: int = 4, length: int = 16
+    ) -> None:
         super().__init__()
-        self.config = {"words": list(words), "width": width, "depth": depth, "heads": heads, "length": length}
+        self.config = {
+            "words": list(words),
+            "width": width,
+            "depth": depth,
+            "heads": heads,
+            "length": length,
+        }
         self.width, self.length = width, length
         self.tokenizer = word_tokenizer(words)
         self.tokenizer.enable_padding(length=length, pad_token=PAD)
         self.embedding = nn.Embedding(len(words) + 2, width)
         self.place = nn.Parameter(0.5 * torch.randn(length, width))
         self.blocks = nn.ModuleList(TextBlock(width, heads) for _ in range(depth))
-        self.norm = nn.RMSNorm(width)
+        self.norm = nn.LayerNorm(width)
 
     def unknown(self, prompt: str) -> list[str]:
         """The words of the prompt that were never seen in training, in order."""
         encoding = self.tokenizer.encode(prompt)
-        return [prompt[a:b] for token, (a, b) in zip(encoding.tokens, encoding.offsets, strict=True) if token == UNKNOWN]
+        return [
+            prompt[a:b]
+            for token, (a, b) in zip(encoding.tokens, encoding.offsets, strict=True)
+            if token == UNKNOWN
+        ]
 
     def tokenize(self, prompts: list[str]) -> Tensor:
         """Prompts -> token numbers (B, L). Raises InputError if a prompt is longer than L words."""
         ids = [encoding.ids for encoding in self.tokenizer.encode_batch(prompts)]
         longest = max(map(len, ids))
         if longest > self.length:
-            raise InputError(f"a prompt has {longest} words, the model reads at most {self.length}: shorten it")
+            raise InputError(
+                f"a prompt has {longest} words, the model reads at most {self.length}: shorten it"
+            )
         return torch.tensor(ids, device=self.place.device)
 
     def forward(self, prompts: list[str]) -> Tensor:

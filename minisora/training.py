@@ -43,15 +43,28 @@ class Training(L.LightningModule):
         raise NotImplementedError
 
     def configure_optimizers(self) -> dict[str, Any]:
-        optimizer = MuonAdam(*split_parameters(*self.optimized()), lr=self.rates[0], adam_lr=self.rates[1])
+        optimizer = MuonAdam(
+            *split_parameters(*self.optimized()), lr=self.rates[0], adam_lr=self.rates[1]
+        )
         total = max(1, int(self.trainer.estimated_stepping_batches))
-        schedule = LambdaLR(optimizer, lambda step: min((step + 1) / self.warmup, max(0.0, 1 - step / total)))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        schedule = LambdaLR(
+            optimizer, lambda step: min((step + 1) / self.warmup, max(0.0, 1 - step / total))
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
 
     def log_scores(self, frames: np.ndarray, truths: list[dict[str, Any]], prefix: str) -> None:
         """Logs the oracle's scores of uint8 clips (B, T, H, W, 3), averaged over validation."""
         for name, score in oracle_scores(frames, truths).items():
-            self.log(f"{prefix}/{name}", score["right"], batch_size=len(frames), prog_bar=name == "all", sync_dist=True)
+            self.log(
+                f"{prefix}/{name}",
+                score["right"],
+                batch_size=len(frames),
+                prog_bar=name == "all",
+                sync_dist=True,
+            )
 
 
 class VAETraining(Training):
@@ -72,7 +85,9 @@ class VAETraining(Training):
     def on_fit_start(self) -> None:
         if self.trainer.ckpt_path is None:
             data = self.trainer.datamodule
-            clips = torch.cat([data.batch(step)["video"] for step in range(max(1, 256 // data.batch_size))])
+            clips = torch.cat(
+                [data.batch(step)["video"] for step in range(max(1, 256 // data.batch_size))]
+            )
             self.vae.start_from_pca(clips.to(self.device))
 
     def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
@@ -83,7 +98,13 @@ class VAETraining(Training):
     def validation_step(self, batch: dict[str, Any], _: int) -> None:
         """PSNR and the oracle's scores of reconstructed clips."""
         rebuilt = self.vae.decode(self.vae.encode(batch["video"]))
-        self.log("val/psnr", psnr(rebuilt, batch["video"]), batch_size=len(rebuilt), prog_bar=True, sync_dist=True)
+        self.log(
+            "val/psnr",
+            psnr(rebuilt, batch["video"]),
+            batch_size=len(rebuilt),
+            prog_bar=True,
+            sync_dist=True,
+        )
         self.log_scores(to_frames(rebuilt), batch["truths"], "val")
 
     def export(self, folder: Path) -> None:
@@ -115,8 +136,7 @@ class DiTTraining(Training):
         }  # fmt: skip
 
     def optimized(self) -> tuple[torch.nn.Module, list[torch.nn.Module]]:
-        matrices = [layer for block in [*self.dit.blocks, *self.text.blocks] for layer in (block.attention, block.mlp)]
-        return self, matrices
+        return self, [*self.dit.blocks, *self.text.blocks]
 
     def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
         draws = self.draws()
@@ -125,7 +145,10 @@ class DiTTraining(Training):
         t = draw_times(len(tokens), draws, self.t_mean, self.t_deviation).to(tokens)
         eps = torch.randn(tokens.shape, generator=draws).to(tokens)
         dropped = torch.rand(len(tokens), generator=draws) < self.text_drop
-        captions = ["" if drop else caption for drop, caption in zip(dropped, batch["captions"], strict=True)]
+        captions = [
+            "" if drop else caption
+            for drop, caption in zip(dropped, batch["captions"], strict=True)
+        ]
         place = positions(grid_of(tuple(latents.shape[2:]), self.dit.patch), tokens.device)
         prediction = self.dit(noised(tokens, eps, t), t, self.text(captions), place)
         loss = flow_loss(prediction, tokens, eps, t, self.dit.target).mean()
@@ -146,12 +169,16 @@ class DiTTraining(Training):
             folder.mkdir(parents=True, exist_ok=True)
             tiled = video.tile(frames[:16], columns=8)
             video.write(folder / f"step-{self.global_step:06d}.mp4", tiled, fps=8, scale=3)
-            (folder / f"step-{self.global_step:06d}.txt").write_text("\n".join(batch["captions"][:16]) + "\n")
+            (folder / f"step-{self.global_step:06d}.txt").write_text(
+                "\n".join(batch["captions"][:16]) + "\n"
+            )
 
     def sora(self) -> Sora:
         data = self.trainer.datamodule
         if data.vae.channels != self.dit.config["channels"]:
-            raise InputError(f"model.channels is {self.dit.config['channels']}, the VAE has {data.vae.channels}: set it to that")
+            raise InputError(
+                f"model.channels is {self.dit.config['channels']}, the VAE has {data.vae.channels}: set it to that"
+            )
         makes = dict(zip(("num_frames", "height", "width"), data.shape, strict=True))
         return Sora(data.vae.to(self.device), self.text, self.dit, makes, self.defaults)
 
@@ -167,7 +194,9 @@ class Progress(TQDMProgressBar):
 
     @property
     def total_train_batches(self) -> int | float:
-        return self.trainer.max_steps if self.trainer.max_steps > 0 else super().total_train_batches
+        return (
+            self.trainer.max_steps if self.trainer.max_steps > 0 else super().total_train_batches
+        )
 
     def on_train_epoch_start(self, trainer: L.Trainer, *arguments: Any) -> None:
         super().on_train_epoch_start(trainer, *arguments)
@@ -193,7 +222,9 @@ class Export(Callback):
 
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         values = {name: round(float(value), 4) for name, value in trainer.callback_metrics.items()}
-        self.curve.append({"step": trainer.global_step, "minutes": round(self.minutes(), 2), **values})
+        self.curve.append(
+            {"step": trainer.global_step, "minutes": round(self.minutes(), 2), **values}
+        )
 
     def state_dict(self) -> dict[str, Any]:
         return {"curve": self.curve, "minutes": self.minutes()}

@@ -21,7 +21,9 @@ def grouped(video: Tensor) -> Tensor:
     """Holds the first frame for a whole group: (B, 3, 1 + 4k, H, W) -> (B, 3, 4 + 4k, H, W)."""
     if video.shape[2] % GROUP != 1:
         near = max(1, (video.shape[2] - 1) // GROUP * GROUP + 1)
-        raise InputError(f"the VAE takes 1 + 4k frames, got {video.shape[2]}: the nearest are {near} and {near + GROUP}")
+        raise InputError(
+            f"the VAE takes 1 + 4k frames, got {video.shape[2]}: the nearest are {near} and {near + GROUP}"
+        )
     return torch.cat([video[:, :, :1].expand(-1, -1, GROUP - 1, -1, -1), video], dim=2)
 
 
@@ -33,7 +35,9 @@ class RMSNorm(nn.Module):
         self.gain = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.normalize(x, dim=1) * (self.gain * self.gain.numel() ** 0.5).view(-1, *[1] * (x.ndim - 2))
+        return F.normalize(x, dim=1) * (self.gain * self.gain.numel() ** 0.5).view(
+            -1, *[1] * (x.ndim - 2)
+        )
 
 
 class CausalConv(nn.Conv3d):
@@ -73,7 +77,9 @@ class VAE(nn.Module):
     Source: Kingma & Welling, "Auto-Encoding Variational Bayes" (2013); the video compression network of the Sora report.
     """
 
-    def __init__(self, channels: int = 16, space: int = 4, width: int = 64, depth: int = 3) -> None:
+    def __init__(
+        self, channels: int = 16, space: int = 4, width: int = 64, depth: int = 3
+    ) -> None:
         super().__init__()
         self.config = {"channels": channels, "space": space, "width": width, "depth": depth}
         self.channels, self.space, self.depth = channels, space, depth
@@ -86,16 +92,33 @@ class VAE(nn.Module):
     def fold(self, video: Tensor) -> Tensor:
         """Cuts groups into patches and lays each patch's numbers along the channels."""
         if any(side % self.space for side in video.shape[3:]):
-            raise InputError(f"sizes must be multiples of {self.space}, got {video.shape[3]} x {video.shape[4]}")
-        return rearrange(grouped(video), "b c (t f) (h p) (w q) -> b (c f p q) t h w", f=GROUP, p=self.space, q=self.space)
+            raise InputError(
+                f"sizes must be multiples of {self.space}, got {video.shape[3]} x {video.shape[4]}"
+            )
+        return rearrange(
+            grouped(video),
+            "b c (t f) (h p) (w q) -> b (c f p q) t h w",
+            f=GROUP,
+            p=self.space,
+            q=self.space,
+        )
 
     def unfold(self, patches: Tensor) -> Tensor:
-        return rearrange(patches, "b (c f p q) t h w -> b c (t f) (h p) (w q)", c=3, f=GROUP, p=self.space, q=self.space)
+        return rearrange(
+            patches,
+            "b (c f p q) t h w -> b c (t f) (h p) (w q)",
+            c=3,
+            f=GROUP,
+            p=self.space,
+            q=self.space,
+        )
 
     def posterior(self, video: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the latents' distribution."""
         patches = self.fold(video)  # (B, numbers, t, h, w)
-        residual, log_variance = self.encoder(patches).chunk(2, dim=1)  # (B, channels, t, h, w) each
+        residual, log_variance = self.encoder(patches).chunk(
+            2, dim=1
+        )  # (B, channels, t, h, w) each
         return self.encode_linear(patches) + residual, (log_variance - 6.0).clamp(-14.0, 4.0)
 
     def encode(self, video: Tensor) -> Tensor:
@@ -122,7 +145,9 @@ class VAE(nn.Module):
                 yield self.encode(torch.cat([held[:, :, :1], held], dim=2))[:, :, 1:]
                 group = []
         if group:
-            raise InputError(f"the VAE takes 1 + 4k frames: the stream ended {GROUP - len(group)} frames short of a group")
+            raise InputError(
+                f"the VAE takes 1 + 4k frames: the stream ended {GROUP - len(group)} frames short of a group"
+            )
 
     def decode_stream(self, latents: Iterable[Tensor]) -> Iterator[Tensor]:
         """Decodes latents (B, channels, 1, h, w) as they come; yields (B, 3, 1, H, W), then (B, 3, 4, H, W) each.
@@ -144,7 +169,9 @@ class VAE(nn.Module):
         """
         patches = rearrange(self.fold(video), "b n t h w -> (b t h w) n").double()
         mean = patches.mean(0)
-        variances, directions = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))
+        variances, directions = torch.linalg.eigh(
+            (patches - mean).T @ (patches - mean) / len(patches)
+        )
         top = directions[:, -self.channels :].flip(1)  # (numbers, channels)
         deviation = variances[-self.channels :].flip(0).clamp(min=1e-8).sqrt()
         gain = deviation**-0.7 / (deviation**0.6).mean().sqrt()
@@ -156,7 +183,9 @@ class VAE(nn.Module):
             layer.bias.copy_(bias)
 
 
-def vae_loss(vae: VAE, video: Tensor, generator: torch.Generator, kl_weight: float) -> tuple[Tensor, Tensor, Tensor]:
+def vae_loss(
+    vae: VAE, video: Tensor, generator: torch.Generator, kl_weight: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """Squared error of the reconstruction from a drawn latent, plus the weighted KL divergence from N(0, 1), both as
     means per element. Returns loss, reconstruction error, KL."""
     mean, log_variance = vae.posterior(video)

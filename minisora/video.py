@@ -31,8 +31,14 @@ def check_output(path: str | Path) -> Path:
     """The path, if a clip can be written there. Raises InputError for an unknown suffix or an unwritable folder."""
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
-        raise InputError(f"cannot write {path.name}: unknown suffix {path.suffix!r}, use one of {', '.join(SUFFIXES)}")
-    if path.is_dir() or not path.parent.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise InputError(
+            f"cannot write {path.name}: unknown suffix {path.suffix!r}, use one of {', '.join(SUFFIXES)}"
+        )
+    if (
+        path.is_dir()
+        or not path.parent.is_dir()
+        or not os.access(path if path.exists() else path.parent, os.W_OK)
+    ):
         raise InputError(f"cannot write {path}: {path.parent} is no folder that can be written to")
     return path
 
@@ -60,7 +66,12 @@ def write(path: str | Path, frames: np.ndarray, fps: float = 8, scale: int = 1) 
             images = [Image.fromarray(frame) for frame in frames]
             lossless = {"lossless": True} if partial.suffix == ".webp" else {}
             images[0].save(
-                partial, save_all=True, append_images=images[1:], duration=round(1000 / fps), loop=0, **lossless
+                partial,
+                save_all=True,
+                append_images=images[1:],
+                duration=round(1000 / fps),
+                loop=0,
+                **lossless,
             )
         os.replace(partial, path)
     except (OSError, av.FFmpegError) as error:
@@ -71,9 +82,13 @@ def write(path: str | Path, frames: np.ndarray, fps: float = 8, scale: int = 1) 
 
 
 def write_mp4(path: Path, frames: np.ndarray, fps: float) -> None:
-    frames = np.pad(frames, [(0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)], mode="edge")
+    frames = np.pad(
+        frames, [(0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)], mode="edge"
+    )
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=round(fps), options={"crf": "12", "preset": "veryfast"})
+        stream = container.add_stream(
+            "libx264", rate=round(fps), options={"crf": "12", "preset": "veryfast"}
+        )
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         for frame in frames:
@@ -83,6 +98,8 @@ def write_mp4(path: Path, frames: np.ndarray, fps: float) -> None:
 
 def tile(clips: np.ndarray, columns: int) -> np.ndarray:
     """Lays clips (B, T, H, W, 3) out in rows of `columns`, with a white line between: (T, H', W', 3)."""
-    clips = np.pad(clips, [(0, -len(clips) % columns), (0, 0), (1, 1), (1, 1), (0, 0)], constant_values=255)
+    clips = np.pad(
+        clips, [(0, -len(clips) % columns), (0, 0), (1, 1), (1, 1), (0, 0)], constant_values=255
+    )
     rows = clips.reshape(-1, columns, *clips.shape[1:])
     return np.concatenate([np.concatenate(row, axis=2) for row in rows], axis=1)

@@ -24,7 +24,9 @@ def shipped() -> Path:
 def read_config(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / "config.json"
     if not path.is_file():
-        raise InputError(f"no weights in {folder}: it has no config.json; give a folder that `minisora fit` wrote")
+        raise InputError(
+            f"no weights in {folder}: it has no config.json; give a folder that `minisora fit` wrote"
+        )
     try:
         return json.loads(path.read_text())
     except ValueError as error:
@@ -40,7 +42,10 @@ def save(folder: str | Path, config: dict[str, Any], **parts: nn.Module) -> None
         config = read_config(folder) | config
     for name, part in parts.items():
         config[name] = part.config
-        tensors = {key: value.detach().to("cpu", torch.bfloat16).contiguous() for key, value in part.state_dict().items()}
+        tensors = {
+            key: value.detach().to("cpu", torch.bfloat16).contiguous()
+            for key, value in part.state_dict().items()
+        }
         save_file(tensors, folder / f".{name}.partial", metadata={"format": "pt"})
         os.replace(folder / f".{name}.partial", folder / f"{name}.safetensors")
     (folder / ".config.partial").write_text(json.dumps(config, indent=1) + "\n")
@@ -62,13 +67,17 @@ def load(folder: str | Path, name: str, kind: type[Part]) -> Part:
     config = read_config(folder)
     path = Path(folder) / f"{name}.safetensors"
     if name not in config:
-        raise InputError(f"{folder} holds no {name}: its config.json has {', '.join(config) or 'nothing'}")
+        raise InputError(
+            f"{folder} holds no {name}: its config.json has {', '.join(config) or 'nothing'}"
+        )
     if not path.is_file():
         raise InputError(f"no weights in {path}: the file is missing")
     try:
         part = kind(**config[name])
     except TypeError as error:
-        raise InputError(f"{Path(folder) / 'config.json'} does not fit this version ({name}): {error}") from None
+        raise InputError(
+            f"{Path(folder) / 'config.json'} does not fit this version ({name}): {error}"
+        ) from None
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
@@ -76,9 +85,13 @@ def load(folder: str | Path, name: str, kind: type[Part]) -> Part:
     expected = part.state_dict()
     for key in sorted(expected.keys() | tensors.keys()):
         if key not in tensors or key not in expected:
-            raise InputError(f"{path} does not fit its config: {key} is {'missing' if key in expected else 'not expected'}")
+            raise InputError(
+                f"{path} does not fit its config: {key} is {'missing' if key in expected else 'not expected'}"
+            )
         if tensors[key].shape != expected[key].shape:
             got, need = tuple(tensors[key].shape), tuple(expected[key].shape)
-            raise InputError(f"{path} does not fit its config: {key} has shape {got}, the config needs {need}")
+            raise InputError(
+                f"{path} does not fit its config: {key} has shape {got}, the config needs {need}"
+            )
     part.load_state_dict({key: value.float() for key, value in tensors.items()})
     return part.eval().requires_grad_(False)

@@ -3,14 +3,16 @@ import torch
 import torch.nn.functional as F
 from conftest import shake
 
-from minisora.attention import Attention, attend, rotary_frequencies, rotate
+from minisora.attention import Attention, attend, rotary_frequencies, rotary_turns, rotate
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_attend_is_softmax_attention(dtype: torch.dtype) -> None:
     q, k, v = torch.randn(3, 2, 4, 10, 8).to(dtype)
     exact = F.scaled_dot_product_attention(q.double(), k.double(), v.double())
-    assert (attend(q, k, v).double() - exact).abs().max() < (1e-5 if dtype == torch.float32 else 0.05)
+    assert (attend(q, k, v).double() - exact).abs().max() < (
+        1e-5 if dtype == torch.float32 else 0.05
+    )
 
 
 def test_rotary_scores_depend_on_the_distance_alone() -> None:
@@ -20,7 +22,9 @@ def test_rotary_scores_depend_on_the_distance_alone() -> None:
     offset = torch.tensor([[4.0, 7.0, 1.0]])
 
     def score(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        return (rotate(q, a @ frequencies) * rotate(k, b @ frequencies)).sum()
+        return (
+            rotate(q, rotary_turns(a, frequencies)) * rotate(k, rotary_turns(b, frequencies))
+        ).sum()
 
     assert torch.isclose(score(here, there), score(here + offset, there + offset), atol=1e-4)
     for axis in torch.eye(3):  # and on each of the three axes
@@ -29,12 +33,18 @@ def test_rotary_scores_depend_on_the_distance_alone() -> None:
 
 def test_attention_follows_a_permutation_of_its_tokens() -> None:
     attention = shake(Attention(32, 4, context_width=16))
-    x, places, context = torch.randn(2, 12, 32), torch.randint(0, 5, (12, 3)).float(), torch.randn(2, 5, 16)
-    angles = places @ rotary_frequencies(8)
+    x, places, context = (
+        torch.randn(2, 12, 32),
+        torch.randint(0, 5, (12, 3)).float(),
+        torch.randn(2, 5, 16),
+    )
+    turns = rotary_turns(places, rotary_frequencies(8))
     order = torch.randperm(12)
-    out = attention(x, angles, context)
-    assert torch.allclose(attention(x[:, order], angles[order], context), out[:, order], atol=1e-5)
-    assert not torch.allclose(attention(x, angles, context + 1), out, atol=1e-3)  # the context is looked at
+    out = attention(x, turns, context)
+    assert torch.allclose(attention(x[:, order], turns[order], context), out[:, order], atol=1e-5)
+    assert not torch.allclose(
+        attention(x, turns, context + 1), out, atol=1e-3
+    )  # the context is looked at
 
 
 def test_qk_norm_bounds_the_logits() -> None:
@@ -42,5 +52,7 @@ def test_qk_norm_bounds_the_logits() -> None:
     x = torch.randn(1, 6, 32)
     with torch.no_grad():
         small = attention(x)
-        attention.qkv.weight[:64] *= 1000  # queries and keys a thousand times as long change nothing
+        attention.qkv.weight[:64] *= (
+            1000  # queries and keys a thousand times as long change nothing
+        )
     assert torch.allclose(attention(x), small, atol=1e-4)

@@ -56,11 +56,16 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path: Path, capsys) ->
 
 def test_unknown_words_are_a_warning(tmp_path: Path, capsys) -> None:
     main(["sample", "a large crimson star", "--out", str(tmp_path / "clip.gif")])
-    assert "minisora: warning: the model has never seen these words and reads them as blanks: crimson" in capsys.readouterr().err
+    assert (
+        "minisora: warning: the model has never seen these words and reads them as blanks: crimson"
+        in capsys.readouterr().err
+    )
     assert (tmp_path / "clip.gif").exists()
 
 
-def test_evaluate_writes_the_table_and_the_numbers(tmp_path: Path, tiny_sora: Sora, capsys) -> None:
+def test_evaluate_writes_the_table_and_the_numbers(
+    tmp_path: Path, tiny_sora: Sora, capsys
+) -> None:
     tiny_sora.save(tmp_path / "weights")
     out = tmp_path / "evaluation.json"
     main(["evaluate", "--clips", "4", "--weights", str(tmp_path / "weights"), "--out", str(out)])
@@ -68,7 +73,7 @@ def test_evaluate_writes_the_table_and_the_numbers(tmp_path: Path, tiny_sora: So
     assert list(result["splits"]) == ["seen", "held-out pairs", "held-out motions", "images, seen"]
     score = result["splits"]["seen"]["scores"]["all"]
     assert set(score) == {"right", "low", "high", "chance"} and score["right"] == 0
-    assert "| **all five and clean** | 0.0 (0.0–49.0)" in capsys.readouterr().out
+    assert "| **all five and clean** | 0.0 (0.0-49.0)" in capsys.readouterr().out
 
 
 def test_doctor(capsys) -> None:
@@ -80,8 +85,12 @@ def test_doctor(capsys) -> None:
 def test_sampling_imports_no_trainer() -> None:
     code = "import sys; from minisora.cli import main; main(['sample', 'a red star', '--out', sys.argv[1]]); " \
            "sys.exit(bool({'lightning', 'wandb', 'IPython', 'torchmetrics', 'matplotlib'} & set(sys.modules)))"  # fmt: skip
-    subprocess.run([sys.executable, "-c", code, "/dev/null/x.mp4"], check=False, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-c", code, "/dev/null/x.mp4"], check=False, capture_output=True
+    )
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([sys.executable, "-c", code, f"{folder}/clip.gif"], check=True, capture_output=True)
+        subprocess.run(
+            [sys.executable, "-c", code, f"{folder}/clip.gif"], check=True, capture_output=True
+        )

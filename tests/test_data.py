@@ -15,9 +15,19 @@ def test_pixels_survive_the_round_trip() -> None:
 
 
 def test_an_epoch_deals_every_clip_once_over_all_ranks() -> None:
-    dealt = [i for step in range(5) for rank in range(2) for i in batch_indices(40, 4, 0, step, rank, ranks=2)]
+    dealt = [
+        i
+        for step in range(5)
+        for rank in range(2)
+        for i in batch_indices(40, 4, 0, step, rank, ranks=2)
+    ]
     assert sorted(dealt) == list(range(40))
-    again = [i for step in range(5, 10) for rank in range(2) for i in batch_indices(40, 4, 0, step, rank, ranks=2)]
+    again = [
+        i
+        for step in range(5, 10)
+        for rank in range(2)
+        for i in batch_indices(40, 4, 0, step, rank, ranks=2)
+    ]
     assert sorted(again) == list(range(40)) and again != dealt
 
 

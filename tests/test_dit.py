@@ -2,6 +2,7 @@ import pytest
 import torch
 from conftest import shake
 
+from minisora.attention import rotary_turns
 from minisora.dit import SIZES, DiT
 from minisora.patches import positions
 
@@ -12,7 +13,12 @@ GRID = (2, 2, 3)
 def inputs() -> tuple[torch.Tensor, ...]:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(3, 12, 16, generator=generator)
-    return x, torch.tensor([0.2, 0.5, 0.9]), torch.randn(3, 5, 24, generator=generator), positions(GRID)
+    return (
+        x,
+        torch.tensor([0.2, 0.5, 0.9]),
+        torch.randn(3, 5, 24, generator=generator),
+        positions(GRID),
+    )
 
 
 @pytest.fixture
@@ -21,19 +27,25 @@ def dit() -> DiT:
     return DiT("tiny", channels=4, patch=(1, 2, 2), text_width=24)
 
 
-def test_untrained_the_whole_model_predicts_zero_and_its_blocks_are_the_identity(dit: DiT, inputs) -> None:
+def test_untrained_the_whole_model_predicts_zero_and_its_blocks_are_the_identity(
+    dit: DiT, inputs
+) -> None:
     assert torch.equal(dit(*inputs), torch.zeros(3, 12, 16))
-    x, t, text, place = inputs
+    _, t, text, place = inputs
     condition, level = dit.condition(t, text)
     hidden = torch.randn(3, 12, dit.width)
     for block in dit.blocks:
-        assert torch.equal(block(hidden, condition, level, place @ dit.frequencies, text), hidden)
+        assert torch.equal(
+            block(hidden, condition, level, rotary_turns(place, dit.frequencies), text), hidden
+        )
 
 
 def test_a_level_per_token_equals_a_level_per_clip(dit: DiT, inputs) -> None:
     x, t, text, place = inputs
     shake(dit)
-    assert torch.allclose(dit(x, t[:, None].expand(3, 12), text, place), dit(x, t, text, place), atol=1e-5)
+    assert torch.allclose(
+        dit(x, t[:, None].expand(3, 12), text, place), dit(x, t, text, place), atol=1e-5
+    )
 
 
 def test_each_token_is_told_its_own_level(dit: DiT, inputs) -> None:
@@ -52,7 +64,9 @@ def test_order_of_tokens_is_nothing_but_their_positions(dit: DiT, inputs) -> Non
     x, t, text, place = inputs
     shake(dit)
     order = torch.randperm(12)
-    assert torch.allclose(dit(x[:, order], t, text, place[order]), dit(x, t, text, place)[:, order], atol=1e-4)
+    assert torch.allclose(
+        dit(x[:, order], t, text, place[order]), dit(x, t, text, place)[:, order], atol=1e-4
+    )
     assert not torch.allclose(dit(x, t, text, place + 1), dit(x, t, text, place), atol=1e-3)
 
 
@@ -61,7 +75,9 @@ def test_clips_do_not_see_each_other(dit: DiT, inputs) -> None:
     shake(dit)
     whole = dit(x, t, text, place)
     for i in range(3):
-        assert torch.allclose(dit(x[i : i + 1], t[i : i + 1], text[i : i + 1], place), whole[i : i + 1], atol=1e-4)
+        assert torch.allclose(
+            dit(x[i : i + 1], t[i : i + 1], text[i : i + 1], place), whole[i : i + 1], atol=1e-4
+        )
 
 
 def test_text_and_time_matter(dit: DiT, inputs) -> None:

@@ -1,7 +1,15 @@
 import pytest
 import torch
 
-from minisora.flow import draw_times, flow_loss, ideal_velocity, noised, shifted, target_of, to_velocity
+from minisora.flow import (
+    draw_times,
+    flow_loss,
+    ideal_velocity,
+    noised,
+    shifted,
+    target_of,
+    to_velocity,
+)
 
 
 def test_ends_of_the_path() -> None:
@@ -33,15 +41,20 @@ def test_known_tokens_do_not_count() -> None:
     loss = flow_loss(prediction, x_0, eps, t, "v")
     prediction[0, :4] += 100
     assert torch.equal(flow_loss(prediction, x_0, eps, t, "v"), loss)
-    alone = (prediction[0, 4:] - (eps - x_0)[0, 4:]).square().mean()  # a mean over the unknown tokens
+    alone = (
+        (prediction[0, 4:] - (eps - x_0)[0, 4:]).square().mean()
+    )  # a mean over the unknown tokens
     assert torch.isclose(loss[0], alone)
 
 
 def test_times_are_logit_normal_and_shifted_towards_noise() -> None:
     t = draw_times(4000, torch.Generator().manual_seed(0), mean=0.5)
-    assert 0 < t.min() and t.max() < 1 and abs(t.median() - torch.tensor(0.5).sigmoid()) < 0.02
+    assert t.min() > 0 and t.max() < 1 and abs(t.median() - torch.tensor(0.5).sigmoid()) < 0.02
     levels = torch.linspace(0, 1, 11)
-    assert torch.equal(shifted(levels, 1.0), levels) and (shifted(levels, 3.0)[1:-1] > levels[1:-1]).all()
+    assert (
+        torch.equal(shifted(levels, 1.0), levels)
+        and (shifted(levels, 3.0)[1:-1] > levels[1:-1]).all()
+    )
     assert shifted(levels, 3.0)[0] == 0 and shifted(levels, 3.0)[-1] == 1
 
 

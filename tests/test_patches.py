@@ -15,12 +15,18 @@ def test_unpatchify_is_the_inverse(patch: tuple[int, int, int]) -> None:
 
 
 def test_positions_say_where_each_token_stands() -> None:
-    t, h, w = torch.meshgrid(torch.arange(2.0), torch.arange(6.0), torch.arange(8.0), indexing="ij")
+    t, h, w = torch.meshgrid(
+        torch.arange(2.0), torch.arange(6.0), torch.arange(8.0), indexing="ij"
+    )
     latents = torch.stack([t, h, w])[None]  # each latent holds its own place
-    tokens = patchify(latents, (1, 2, 2)).view(-1, 3, 4)[..., 0]  # of the upper left latent of each patch
+    tokens = patchify(latents, (1, 2, 2)).view(-1, 3, 4)[
+        ..., 0
+    ]  # of the upper left latent of each patch
     assert torch.equal(tokens, positions((2, 3, 4)) * torch.tensor([1, 2, 2]))
 
 
 def test_uneven_latents() -> None:
-    with pytest.raises(InputError, match=r"latents of \(1, 5, 8\) are not cut evenly by patches of \(1, 2, 2\)"):
+    with pytest.raises(
+        InputError, match=r"latents of \(1, 5, 8\) are not cut evenly by patches of \(1, 2, 2\)"
+    ):
         patchify(torch.zeros(1, 2, 1, 5, 8), (1, 2, 2))

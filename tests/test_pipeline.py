@@ -21,12 +21,20 @@ def test_the_seed_makes_the_clip(tiny_sora: Sora) -> None:
 
 @pytest.mark.parametrize("frames", [1, 2, 5, 12, 17])
 def test_any_number_of_frames(tiny_sora: Sora, frames: int) -> None:
-    assert tiny_sora(["red circle", "blue star"], num_frames=frames, generator=draws()).shape == (2, frames, 32, 32, 3)
+    assert tiny_sora(["red circle", "blue star"], num_frames=frames, generator=draws()).shape == (
+        2,
+        frames,
+        32,
+        32,
+        3,
+    )
 
 
 def test_trimmed_frames_are_those_of_the_longer_clip(tiny_sora: Sora) -> None:
     longer = tiny_sora("red circle", num_frames=13, generator=draws())
-    assert np.array_equal(tiny_sora("red circle", num_frames=10, generator=draws()), longer[:, :10])
+    assert np.array_equal(
+        tiny_sora("red circle", num_frames=10, generator=draws()), longer[:, :10]
+    )
 
 
 def test_prompt_guidance_and_negative_prompt_steer(tiny_sora: Sora) -> None:
@@ -39,7 +47,10 @@ def test_prompt_guidance_and_negative_prompt_steer(tiny_sora: Sora) -> None:
     ):
         assert not np.array_equal(changed, base)
     alone = tiny_sora("red circle", guidance_scale=1.0, generator=draws())
-    assert np.array_equal(tiny_sora("red circle", guidance_scale=1.0, negative_prompt="star", generator=draws()), alone)
+    assert np.array_equal(
+        tiny_sora("red circle", guidance_scale=1.0, negative_prompt="star", generator=draws()),
+        alone,
+    )
 
 
 def test_saved_weights_make_the_same_clip(tiny_sora: Sora, tmp_path: Path) -> None:
@@ -47,8 +58,15 @@ def test_saved_weights_make_the_same_clip(tiny_sora: Sora, tmp_path: Path) -> No
     again = Sora.from_pretrained(tmp_path)
     again.save(tmp_path / "twice")  # bfloat16 once is bfloat16 for good
     twice = Sora.from_pretrained(tmp_path / "twice")
-    assert np.array_equal(again("red circle", generator=draws()), twice("red circle", generator=draws()))
-    assert sorted(p.name for p in tmp_path.glob("*.*")) == ["config.json", "dit.safetensors", "text.safetensors", "vae.safetensors"]
+    assert np.array_equal(
+        again("red circle", generator=draws()), twice("red circle", generator=draws())
+    )
+    assert sorted(p.name for p in tmp_path.glob("*.*")) == [
+        "config.json",
+        "dit.safetensors",
+        "text.safetensors",
+        "vae.safetensors",
+    ]
 
 
 def test_bad_prompts_and_sizes(tiny_sora: Sora) -> None:
@@ -79,15 +97,24 @@ def test_damaged_weights(tiny_sora: Sora, tmp_path: Path) -> None:
 
     refused("it has no config.json")
     tiny_sora.save(tmp_path)
-    whole, config = (tmp_path / "dit.safetensors").read_bytes(), json.loads((tmp_path / "config.json").read_text())
+    whole, config = (
+        (tmp_path / "dit.safetensors").read_bytes(),
+        json.loads((tmp_path / "config.json").read_text()),
+    )
     (tmp_path / "dit.safetensors").write_bytes(whole[:1000])
     refused("dit.safetensors is damaged")
     (tmp_path / "dit.safetensors").unlink()
     refused("dit.safetensors: the file is missing")
     (tmp_path / "dit.safetensors").write_bytes(whole)
-    (tmp_path / "config.json").write_text(json.dumps(config | {"dit": config["dit"] | {"text_width": 64}}))
-    refused(r"does not fit its config: blocks.0.attention.context_kv.weight has shape \(128, 32\), the config needs \(128, 64\)")
-    (tmp_path / "config.json").write_text(json.dumps(config | {"dit": config["dit"] | {"heads": 64}}))
+    (tmp_path / "config.json").write_text(
+        json.dumps(config | {"dit": config["dit"] | {"text_width": 64}})
+    )
+    refused(
+        r"does not fit its config: blocks.0.attention.context_kv.weight has shape \(128, 32\), the config needs \(128, 64\)"
+    )
+    (tmp_path / "config.json").write_text(
+        json.dumps(config | {"dit": config["dit"] | {"heads": 64}})
+    )
     refused("does not fit this version .*heads")
     (tmp_path / "config.json").write_text("{")
     refused("config.json is damaged")

@@ -48,10 +48,16 @@ def test_resuming_repeats_the_uninterrupted_run_to_the_bit(trained: Path, tmp_pa
     whole, resumed = losses(trained, "dit"), losses(tmp_path, "dit")
     assert list(resumed) == list(range(10, 20))
     assert resumed == {step: whole[step] for step in resumed}
-    ours, theirs = (weights.load(root / "dit" / "weights", "vae", VAE) for root in (trained, tmp_path))
-    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+    ours, theirs = (
+        weights.load(root / "dit" / "weights", "vae", VAE) for root in (trained, tmp_path)
+    )
+    assert all(
+        torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True)
+    )
     a, b = (Sora.from_pretrained(root / "dit" / "weights") for root in (trained, tmp_path))
-    assert all(torch.equal(p, q) for p, q in zip(a.dit.parameters(), b.dit.parameters(), strict=True))
+    assert all(
+        torch.equal(p, q) for p, q in zip(a.dit.parameters(), b.dit.parameters(), strict=True)
+    )
 
 
 def test_resuming_the_vae_too(trained: Path, tmp_path: Path) -> None:
@@ -59,9 +65,15 @@ def test_resuming_the_vae_too(trained: Path, tmp_path: Path) -> None:
             "--trainer.callbacks.every_n_train_steps=10", "--trainer.callbacks.save_top_k=-1",
             f"--trainer.callbacks.dirpath={tmp_path / 'kept'}"]  # fmt: skip
     fit("vae", tmp_path / "whole", *keep)
-    fit("vae", tmp_path / "resumed", f"--ckpt_path={next((tmp_path / 'kept').glob('*step=10.ckpt'))}")
+    fit(
+        "vae",
+        tmp_path / "resumed",
+        f"--ckpt_path={next((tmp_path / 'kept').glob('*step=10.ckpt'))}",
+    )
     whole, resumed = losses(tmp_path / "whole", "vae"), losses(tmp_path / "resumed", "vae")
-    assert list(resumed) == list(range(10, 20)) and resumed == {step: whole[step] for step in resumed}
+    assert list(resumed) == list(range(10, 20)) and resumed == {
+        step: whole[step] for step in resumed
+    }
 
 
 def test_exports_the_averaged_weights_with_their_provenance(trained: Path) -> None:
@@ -69,15 +81,22 @@ def test_exports_the_averaged_weights_with_their_provenance(trained: Path) -> No
     sora = Sora.from_pretrained(folder)
     assert sora("a red circle").shape == (1, 17, 32, 32, 3)
     checkpoint = torch.load(next((trained / "kept").glob("*step=20.ckpt")), weights_only=False)
-    averaged, live = checkpoint["state_dict"]["dit.head.weight"], checkpoint["current_model_state"]["dit.head.weight"]
-    assert torch.equal(sora.dit.head.weight, averaged.bfloat16().float()) and not torch.equal(averaged, live)
+    averaged, live = (
+        checkpoint["state_dict"]["dit.head.weight"],
+        checkpoint["current_model_state"]["dit.head.weight"],
+    )
+    assert torch.equal(sora.dit.head.weight, averaged.bfloat16().float()) and not torch.equal(
+        averaged, live
+    )
     record = json.loads((folder / "provenance.json").read_text())["dit"]
     assert record["steps"] == 20 and [point["step"] for point in record["curve"]] == [10, 20]
     assert {"val/all", "ceiling/all"} <= set(record["curve"][-1])
     assert list((trained / "dit" / "samples").glob("step-000020.mp4"))
 
 
-def test_a_model_that_does_not_fit_is_refused_in_a_sentence(trained: Path, tmp_path: Path, capsys) -> None:
+def test_a_model_that_does_not_fit_is_refused_in_a_sentence(
+    trained: Path, tmp_path: Path, capsys
+) -> None:
     for arguments, words in (
         ([f"--data.vae={trained / 'vae' / 'weights'}", "--model.channels=8"], "model.channels is 8, the VAE has 16"),
         ([f"--data.vae={tmp_path / 'nowhere'}"], "no weights in"),

@@ -31,7 +31,11 @@ def test_a_latent_is_a_picture_of_its_own_group(vae: VAE, video: torch.Tensor) -
     other[:, :, 5:9] = video[:, :, 5:9]  # only the third group stays
     changed = vae.encode(other)
     assert torch.equal(changed[:, :, 2], latents[:, :, 2])
-    assert not torch.isclose(changed[:, :, [0, 1, 3]], latents[:, :, [0, 1, 3]]).all(dim=(0, 1, 3, 4)).any()
+    assert (
+        not torch.isclose(changed[:, :, [0, 1, 3]], latents[:, :, [0, 1, 3]])
+        .all(dim=(0, 1, 3, 4))
+        .any()
+    )
 
 
 def test_decoder_is_causal(vae: VAE, video: torch.Tensor) -> None:
@@ -42,7 +46,9 @@ def test_decoder_is_causal(vae: VAE, video: torch.Tensor) -> None:
     assert torch.equal(vae.decode(later)[:, :, :5], frames[:, :, :5])
     earlier = latents.clone()
     earlier[:, :, 1] = 0
-    assert not torch.allclose(vae.decode(earlier)[:, :, 5:9], frames[:, :, 5:9])  # and does join the groups
+    assert not torch.allclose(
+        vae.decode(earlier)[:, :, 5:9], frames[:, :, 5:9]
+    )  # and does join the groups
 
 
 def test_an_image_is_a_one_frame_video(vae: VAE, video: torch.Tensor) -> None:
@@ -83,7 +89,9 @@ def test_training_beats_its_start() -> None:
     optimizer = torch.optim.Adam(vae.parameters(), 1e-3)
     errors = []
     for step in range(20):
-        loss, error, _ = vae_loss(vae, data.batch(step)["video"], torch.Generator().manual_seed(step), kl_weight=1e-5)
+        loss, error, _ = vae_loss(
+            vae, data.batch(step)["video"], torch.Generator().manual_seed(step), kl_weight=1e-5
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -92,7 +100,9 @@ def test_training_beats_its_start() -> None:
 
 
 def test_bad_input(vae: VAE, video: torch.Tensor) -> None:
-    with pytest.raises(InputError, match=r"takes 1 \+ 4k frames, got 12: the nearest are 9 and 13"):
+    with pytest.raises(
+        InputError, match=r"takes 1 \+ 4k frames, got 12: the nearest are 9 and 13"
+    ):
         vae.encode(video[:, :, :12])
     with pytest.raises(InputError, match="multiples of 4, got 15 x 24"):
         vae.encode(video[:, :, :, :15])

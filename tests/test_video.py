@@ -24,7 +24,12 @@ def test_png_is_a_film_strip_or_an_image(tmp_path: Path) -> None:
 
 
 def test_odd_sizes_and_tiles(tmp_path: Path) -> None:
-    assert video.read(video.write(tmp_path / "odd.mp4", CLIP[:, :31, :29])).shape == (17, 32, 30, 3)
+    assert video.read(video.write(tmp_path / "odd.mp4", CLIP[:, :31, :29])).shape == (
+        17,
+        32,
+        30,
+        3,
+    )
     assert video.tile(np.stack([CLIP] * 3), columns=2).shape == (17, 68, 68, 3)
 
 

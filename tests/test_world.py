@@ -9,7 +9,9 @@ from minisora.world.shapes import COLORS, MOTIONS, SHAPES, short_caption
 
 
 def noisy(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return np.clip(np.round(frames + 255 * 0.02 * rng.standard_normal(frames.shape)), 0, 255).astype(np.uint8)
+    return np.clip(
+        np.round(frames + 255 * 0.02 * rng.standard_normal(frames.shape)), 0, 255
+    ).astype(np.uint8)
 
 
 def blurred(frames: np.ndarray) -> np.ndarray:
@@ -20,7 +22,17 @@ def blurred(frames: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "size", [(17, 32, 32), (1, 32, 32), (5, 32, 32), (33, 32, 32), (17, 64, 64), (17, 24, 24), (17, 32, 56), (17, 40, 24)]
+    "size",
+    [
+        (17, 32, 32),
+        (1, 32, 32),
+        (5, 32, 32),
+        (33, 32, 32),
+        (17, 64, 64),
+        (17, 24, 24),
+        (17, 32, 56),
+        (17, 40, 24),
+    ],
 )
 def test_oracle_reads_ground_truth(size: tuple[int, int, int]) -> None:
     for index in range(100):
@@ -54,7 +66,9 @@ def test_oracle_rejects_what_is_not_one_clean_object() -> None:
     for index in range(60):
         a, b = clip(8, index).frames, clip(8, index + 1000).frames
         bad["cut to another clip"] += not describe(np.concatenate([a[:8], b[8:]]))["clean"]
-        bad["noise"] += not describe(np.random.default_rng(index).integers(0, 256, a.shape, np.uint8))["clean"]
+        bad["noise"] += not describe(
+            np.random.default_rng(index).integers(0, 256, a.shape, np.uint8)
+        )["clean"]
         bad["no object"] += not describe(np.full_like(a, a[0, 0, 0]))["clean"]
         lost = a.copy()
         lost[9] = a[0, 0, 0]
@@ -85,34 +99,58 @@ def test_laws_of_motion() -> None:
         assert path.min() > 4 and path.max() < 28  # long clips stay inside the picture
         moving = np.abs(steps[:16]).max(0) > 1e-9
         words = set(motion.split())
-        assert moving[0] == bool(words & {"left", "right"}) and moving[1] == bool(words & {"up", "down", "bouncing"})
+        assert moving[0] == bool(words & {"left", "right"}) and moving[1] == bool(
+            words & {"up", "down", "bouncing"}
+        )
         if motion.startswith("moving"):
             for axis in np.flatnonzero(moving):
                 speed = steps[:16, axis]
-                assert np.allclose(speed, speed[0]) and 0.6 <= abs(speed[0]) <= 0.8  # no turn in the first 17 frames
+                assert (
+                    np.allclose(speed, speed[0]) and 0.6 <= abs(speed[0]) <= 0.8
+                )  # no turn in the first 17 frames
         if motion == "bouncing":
-            assert np.isclose(path[0, 1] - path[:, 1].min(), 11) and np.isclose(path[0, 1], path[8, 1])
+            assert np.isclose(path[0, 1] - path[:, 1].min(), 11) and np.isclose(
+                path[0, 1], path[8, 1]
+            )
 
 
 def test_splits_hold_out_combinations_but_no_word() -> None:
     assert len(HELD_OUT) == 8 and len(HELD_OUT_MOTIONS) == 6
     seen = [clip(0, i, 2, 8, 8).truth for i in range(1500)]
-    assert not any((s["shape"], s["color"]) in HELD_OUT or (s["shape"], s["motion"]) in HELD_OUT_MOTIONS for s in seen)
+    assert not any(
+        (s["shape"], s["color"]) in HELD_OUT or (s["shape"], s["motion"]) in HELD_OUT_MOTIONS
+        for s in seen
+    )
     words = Counter(word for s in seen for word in caption(s).split())
     assert set(words) == WORDS and min(words.values()) > 60, words.most_common()[-5:]
     pairs = {(s["shape"], s["color"]) for s in seen}
     assert pairs == {(s, c) for s in SHAPES for c in COLORS} - HELD_OUT
     for i in range(50):
-        assert (t := clip(0, i, 2, 8, 8, "held_out").truth) and (t["shape"], t["color"]) in HELD_OUT
-        assert (t := clip(0, i, 2, 8, 8, "held_out_motion").truth) and (t["shape"], t["motion"]) in HELD_OUT_MOTIONS
+        assert (t := clip(0, i, 2, 8, 8, "held_out").truth) and (
+            t["shape"],
+            t["color"],
+        ) in HELD_OUT
+        assert (t := clip(0, i, 2, 8, 8, "held_out_motion").truth) and (
+            t["shape"],
+            t["motion"],
+        ) in HELD_OUT_MOTIONS
     assert {clip(0, i, 2, 8, 8, "all").truth["motion"] for i in range(200)} == set(MOTIONS)
 
 
 def test_captions() -> None:
-    truth = {"shape": "circle", "color": "red", "motion": "moving left", "size": "small", "background": "black"}
+    truth = {
+        "shape": "circle",
+        "color": "red",
+        "motion": "moving left",
+        "size": "small",
+        "background": "black",
+    }
     assert caption(truth) == "a small red circle moving left on a black background"
     assert caption(truth | {"motion": None}) == "a small red circle on a black background"
-    assert caption(truth | {"motion": "growing", "size": None}) == "a red circle growing on a black background"
+    assert (
+        caption(truth | {"motion": "growing", "size": None})
+        == "a red circle growing on a black background"
+    )
     short = {short_caption(truth, np.random.default_rng(i)) for i in range(50)}
     assert "red circle" in short and all("circle" in s and len(s.split()) < 7 for s in short)
 

@@ -2,7 +2,16 @@
 oracle that reads the truth back from the pixels."""
 
 from minisora.world.oracle import ATTRIBUTES, agree, describe
-from minisora.world.shapes import HELD_OUT, HELD_OUT_MOTIONS, SPLITS, WORDS, Clip, caption, clip, draw_attributes
+from minisora.world.shapes import (
+    HELD_OUT,
+    HELD_OUT_MOTIONS,
+    SPLITS,
+    WORDS,
+    Clip,
+    caption,
+    clip,
+    draw_attributes,
+)
 
 __all__ = [
     "ATTRIBUTES", "HELD_OUT", "HELD_OUT_MOTIONS", "SPLITS", "WORDS", "Clip", "agree", "caption", "clip", "describe", "draw_attributes",

@@ -41,20 +41,30 @@ def describe(frames: np.ndarray) -> dict[str, Any]:
     """
     frames = np.asarray(frames)
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
-        raise InputError(f"the oracle reads uint8 frames (T, H, W, 3), got {frames.dtype} {frames.shape}")
+        raise InputError(
+            f"the oracle reads uint8 frames (T, H, W, 3), got {frames.dtype} {frames.shape}"
+        )
     pixels = frames / 255.0
     unit = min(frames.shape[1:3]) / SIDE
 
     background = nearest(np.median(pixels, axis=(0, 1, 2)), BACKGROUNDS)
     difference = pixels - np.array(BACKGROUNDS[background])  # (T, H, W, 3)
     color, alpha, contrast = read_color(difference, background)
-    near = dilate(alpha > 0.5, max(2, round(2 * unit)))  # the object and its rim; noise elsewhere is left out
-    shape, position, radius, misfit = read_shape(difference, contrast, np.where(near, alpha, 0.0), near)
-    stray = ((np.linalg.norm(difference, axis=-1) > 0.4 * np.linalg.norm(contrast)) & ~near).sum((1, 2))
+    near = dilate(
+        alpha > 0.5, max(2, round(2 * unit))
+    )  # the object and its rim; noise elsewhere is left out
+    shape, position, radius, misfit = read_shape(
+        difference, contrast, np.where(near, alpha, 0.0), near
+    )
+    stray = ((np.linalg.norm(difference, axis=-1) > 0.4 * np.linalg.norm(contrast)) & ~near).sum(
+        (1, 2)
+    )
     motion, size, lawful = read_motion(position / unit, radius / unit)
 
     area = AREA[shape] * radius**2
-    one = bool(np.all(np.isfinite(area)) and np.all(misfit < MISFIT) and np.all(stray < STRAY * area))
+    one = bool(
+        np.all(np.isfinite(area)) and np.all(misfit < MISFIT) and np.all(stray < STRAY * area)
+    )
     return {"shape": shape, "color": color, "motion": motion, "size": size, "background": background,
             "clean": one and lawful, "position": position}  # fmt: skip
 
@@ -74,7 +84,10 @@ def dilate(mask: np.ndarray, steps: int) -> np.ndarray:
     for _ in range(steps):
         for axis in (1, 2):
             grown = np.pad(mask, [(0, 0), *((1, 1) if a == axis else (0, 0) for a in (1, 2))])
-            near, far = grown.take(range(2, grown.shape[axis]), axis), grown.take(range(grown.shape[axis] - 2), axis)
+            near, far = (
+                grown.take(range(2, grown.shape[axis]), axis),
+                grown.take(range(grown.shape[axis] - 2), axis),
+            )
             mask = mask | near | far
     return mask
 
@@ -105,7 +118,7 @@ def read_shape(
 ) -> tuple[str, np.ndarray, np.ndarray, np.ndarray]:
     """The shape that explains the covered pixels best, its center (T, 2) and radius (T,) in pixels, and the energy
     around the object that it leaves unexplained (T,), as a share of the object's own."""
-    frames, height, width = alpha.shape
+    _, height, width = alpha.shape
     area = alpha.sum((1, 2))
     area[area == 0] = np.nan
     x = (alpha.sum(1) @ (np.arange(width) + 0.5)) / area
@@ -136,7 +149,10 @@ def read_motion(position: np.ndarray, radius: np.ndarray) -> tuple[str | None, s
         return "bouncing", size, off_bounce(position) < LAWLESS and np.ptp(radius) < LAWLESS
     growth = slope(radius)
     if abs(growth) > 0.19:
-        lawful = np.abs(np.diff(radius)).max() < LAWLESS and np.ptp(position, axis=0).max() < 2 * LAWLESS
+        lawful = (
+            np.abs(np.diff(radius)).max() < LAWLESS
+            and np.ptp(position, axis=0).max() < 2 * LAWLESS
+        )
         return ("growing" if growth > 0 else "shrinking"), None, bool(lawful)
     direction = tuple(int(np.sign(v)) if abs(v) > 0.3 else 0 for v in slope(position))
     motion = next((name for name, d in DIRECTIONS.items() if d == direction), "standing still")

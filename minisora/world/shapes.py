@@ -37,7 +37,9 @@ REACH = 1.25  # every shape fits into a circle of this many radii
 NO_TURN = 16  # steps after the first frame in which nothing turns round
 
 WORDS = frozenset(
-    word for phrase in ("a on background", *SHAPES, *COLORS, *MOTIONS, *SIZES, *BACKGROUNDS) for word in phrase.split()
+    word
+    for phrase in ("a on background", *SHAPES, *COLORS, *MOTIONS, *SIZES, *BACKGROUNDS)
+    for word in phrase.split()
 )  # every word of every caption
 
 # Never trained on. Every word of them is still seen often in other company.
@@ -89,10 +91,14 @@ def coverage(shape: str, x: np.ndarray, y: np.ndarray, r: np.ndarray) -> np.ndar
         inside = r - np.hypot(x, y)
     elif shape == "square":
         inside = 0.88 * r - np.maximum(np.abs(x), np.abs(y))
-    elif shape == "triangle":  # equilateral, pointing up: three sides 0.62 r from a center 0.2 r below the object's
+    elif (
+        shape == "triangle"
+    ):  # equilateral, pointing up: three sides 0.62 r from a center 0.2 r below the object's
         below = y - 0.2 * r
         inside = 0.62 * r - np.maximum(below, np.sqrt(0.75) * np.abs(x) - 0.5 * below)
-    elif shape == "star":  # fold the plane onto half a point: one edge is left, from the tip to the inner corner
+    elif (
+        shape == "star"
+    ):  # fold the plane onto half a point: one edge is left, from the tip to the inner corner
         angle = np.abs((np.arctan2(x, -y) + np.pi / 5) % (2 * np.pi / 5) - np.pi / 5)
         along, across = np.hypot(x, y) * np.cos(angle), np.hypot(x, y) * np.sin(angle)
         corner = 0.55 * np.array([np.cos(np.pi / 5), np.sin(np.pi / 5)])
@@ -100,13 +106,17 @@ def coverage(shape: str, x: np.ndarray, y: np.ndarray, r: np.ndarray) -> np.ndar
         inside = across * edge[0] - (along - 1.25 * r) * edge[1]
     elif shape == "cross":
         ax, ay = np.abs(x), np.abs(y)
-        inside = np.maximum(np.minimum(1.05 * r - ax, 0.34 * r - ay), np.minimum(0.34 * r - ax, 1.05 * r - ay))
+        inside = np.maximum(
+            np.minimum(1.05 * r - ax, 0.34 * r - ay), np.minimum(0.34 * r - ax, 1.05 * r - ay)
+        )
     else:
         raise InputError(f"no shape {shape!r}: the shapes are {', '.join(SHAPES)}")
     return np.clip(inside + 0.5, 0.0, 1.0)
 
 
-def cover(shape: str, position: np.ndarray, radius: np.ndarray, height: int, width: int) -> np.ndarray:
+def cover(
+    shape: str, position: np.ndarray, radius: np.ndarray, height: int, width: int
+) -> np.ndarray:
     """Coverage of whole frames: position (T, 2) as (x, y) and radius (T,) in pixels -> (T, H, W)."""
     x = np.arange(width) + 0.5 - position[:, 0, None, None]
     y = np.arange(height)[:, None] + 0.5 - position[:, 1, None, None]
@@ -144,21 +154,40 @@ def trajectory(
 
 def caption(truth: dict[str, Any]) -> str:
     """The rich caption of the attributes. No motion for an image, no size word for growing and shrinking."""
-    words = ("a", truth["size"], truth["color"], truth["shape"], truth["motion"], f"on a {truth['background']} background")
+    words = (
+        "a",
+        truth["size"],
+        truth["color"],
+        truth["shape"],
+        truth["motion"],
+        f"on a {truth['background']} background",
+    )
     return " ".join(word for word in words if word)
 
 
 def short_caption(truth: dict[str, Any], rng: np.random.Generator) -> str:
     """A lossy caption as people write them: "red circle", "a circle", "red circle moving left"."""
     motion = truth["motion"] or ""
-    forms = ("{color} {shape}", "a {shape}", "a {color} {shape}", "{color} {shape} {motion}", "{shape} {motion}")
-    return forms[rng.integers(len(forms))].format(color=truth["color"], shape=truth["shape"], motion=motion).strip()
+    forms = (
+        "{color} {shape}",
+        "a {shape}",
+        "a {color} {shape}",
+        "{color} {shape} {motion}",
+        "{shape} {motion}",
+    )
+    return (
+        forms[rng.integers(len(forms))]
+        .format(color=truth["color"], shape=truth["shape"], motion=motion)
+        .strip()
+    )
 
 
 def shown(attributes: dict[str, str], num_frames: int) -> dict[str, str | None]:
     """What a clip of these attributes can show: an image has no motion, growing and shrinking clips have no size."""
     seen: dict[str, str | None] = dict(attributes)
-    changing = {"growing": "small", "shrinking": "large"}.get(attributes["motion"])  # as the first frame looks
+    changing = {"growing": "small", "shrinking": "large"}.get(
+        attributes["motion"]
+    )  # as the first frame looks
     if changing:
         seen["size"] = changing if num_frames == 1 else None
     if num_frames == 1:
@@ -167,7 +196,12 @@ def shown(attributes: dict[str, str], num_frames: int) -> dict[str, str | None]:
 
 
 def clip(
-    seed: int, index: int, num_frames: int = 17, height: int = 32, width: int = 32, split: str = "train"
+    seed: int,
+    index: int,
+    num_frames: int = 17,
+    height: int = 32,
+    width: int = 32,
+    split: str = "train",
 ) -> Clip:
     """Clip number `index` of the world `seed`: the same frames on every machine, in any order.
 
@@ -176,7 +210,9 @@ def clip(
     if split not in SPLITS:
         raise InputError(f"no split {split!r}: the splits are {', '.join(SPLITS)}")
     if num_frames < 1 or min(height, width) < 8:
-        raise InputError(f"a clip needs at least 1 frame of 8 x 8 pixels, got {num_frames} of {height} x {width}")
+        raise InputError(
+            f"a clip needs at least 1 frame of 8 x 8 pixels, got {num_frames} of {height} x {width}"
+        )
     rng = np.random.default_rng((seed, index))
     attributes = draw_attributes(rng, split)
     unit = min(height, width) / SIDE
@@ -185,7 +221,10 @@ def clip(
     )
     seen = shown(attributes, num_frames)
     alpha = cover(attributes["shape"], path * unit, radius * unit, height, width)[..., None]
-    color, background = np.array(COLORS[attributes["color"]]), np.array(BACKGROUNDS[attributes["background"]])
+    color, background = (
+        np.array(COLORS[attributes["color"]]),
+        np.array(BACKGROUNDS[attributes["background"]]),
+    )
     frames = np.round(255 * (background + alpha * (color - background))).astype(np.uint8)
     truth = {**seen, "clean": True, "position": path * unit}
     return Clip(frames, caption(seen), short_caption(seen, rng), truth)
