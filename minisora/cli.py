@@ -14,24 +14,23 @@ from minisora.errors import InputError
 
 def main(arguments: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    warnings.showwarning = lambda message, *_, **__: print(
-        f"minisora: warning: {message}", file=sys.stderr
-    )
     try:
-        if arguments[:1] == ["fit"]:  # LightningCLI reads its own arguments
-            fit(arguments[1:])
-        else:
-            options = parser().parse_args(arguments)
-            options.run(options)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: say("warning", message)
+            if arguments[:1] == ["fit"]:  # LightningCLI reads its own arguments
+                fit(arguments[1:])
+            else:
+                options = parser().parse_args(arguments)
+                options.run(options)
     except InputError as error:
-        sys.exit(complain(error))
+        say("error", error)
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-def complain(error: Exception) -> int:
-    print(f"minisora: error: {error}", file=sys.stderr)
-    return 2
+def say(kind: str, message: object) -> None:
+    print(f"minisora: {kind}: {message}", file=sys.stderr)
 
 
 def parser() -> argparse.ArgumentParser:

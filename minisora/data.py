@@ -139,7 +139,8 @@ class LatentData(ClipData):
         latents, self.captions, self.image_captions = [], [], []
         device = best_device()
         self.vae.to(device)
-        for start in tqdm(range(0, self.clips, 64), "encoding", unit="64 clips"):
+        bar = tqdm(total=self.clips, desc="rendering and encoding", unit="clip")
+        for start in range(0, self.clips, 64):
             indices = range(start, min(start + 64, self.clips))
             clips = [self.render(i) for i in indices]
             with torch.inference_mode(), autocast(device):
@@ -147,6 +148,8 @@ class LatentData(ClipData):
                 latents.append(self.vae.encode(video).to("cpu", torch.float16))
             self.captions += [clip.caption for clip in clips]
             self.image_captions += [self.render(i, num_frames=1).caption for i in indices]
+            bar.update(len(indices))
+        bar.close()
         self.latents = torch.cat(latents).clone()  # (clips, C, t, h, w)
 
     def groups(self, step: int) -> int:

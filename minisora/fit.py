@@ -1,8 +1,12 @@
 """`minisora fit`: LightningCLI over the training modules. Imported only when something is trained."""
 
+import os
 import re
+import warnings
 from pathlib import Path
+from typing import Any
 
+from lightning import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from minisora.data import ClipData, LatentData
@@ -17,6 +21,11 @@ class FitCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("data.seed", "model.seed")
 
+    def instantiate_trainer(self, **arguments: Any) -> Trainer:
+        if self.config_init["fit"].trainer.enable_progress_bar is not False:
+            self.trainer_defaults["callbacks"].append(Progress())
+        return super().instantiate_trainer(**arguments)
+
     def before_fit(self) -> None:
         path = self.config["fit"].ckpt_path
         if path and not Path(path).is_file():
@@ -29,10 +38,12 @@ def fit(stage: str, arguments: list[str]) -> None:
     Raises InputError if a checkpoint is missing or does not fit the config, naming the key.
     """
     keep_memory()
+    os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"
+    warnings.filterwarnings("ignore", module=r"lightning\.|jsonargparse|torch\.")
     model, data = STAGES[stage]
     defaults = {
         "accelerator": "auto", "devices": 1, "precision": "bf16-mixed" if fast_bfloat16(best_device().type) else "32-true",
-        "callbacks": [Progress(), Export()], "num_sanity_val_steps": 0, "check_val_every_n_epoch": None,
+        "callbacks": [Export()], "num_sanity_val_steps": 0, "check_val_every_n_epoch": None,
         "use_distributed_sampler": False, "enable_model_summary": False,
     }  # fmt: skip
     try:

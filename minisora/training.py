@@ -68,7 +68,7 @@ class Training(L.LightningModule):
 
 
 class VAETraining(Training):
-    """The VAE on clips. It starts as the PCA of the first clips' patches, so validation at step 0 scores the baseline."""
+    """The VAE on clips. It starts as the linear PCA of the clips' patches, which stays beside it as the baseline."""
 
     def __init__(
         self, channels: int = 16, space: int = 4, width: int = 64, depth: int = 3, kl_weight: float = 1e-5,
@@ -83,12 +83,14 @@ class VAETraining(Training):
         return self.vae, [*self.vae.encoder[1:-1], *self.vae.decoder[1:-1]]
 
     def on_fit_start(self) -> None:
+        data = self.trainer.datamodule
+        steps = range(max(1, 256 // data.batch_size))
+        clips = torch.cat([data.batch(step)["video"] for step in steps]).to(self.device)
+        pca = VAE(**self.vae.config).to(self.device)
+        pca.start_from_pca(clips)
+        self.baseline = [pca]  # in a list, so that it is no part of the checkpoint
         if self.trainer.ckpt_path is None:
-            data = self.trainer.datamodule
-            clips = torch.cat(
-                [data.batch(step)["video"] for step in range(max(1, 256 // data.batch_size))]
-            )
-            self.vae.start_from_pca(clips.to(self.device))
+            self.vae.start_from_pca(clips)
 
     def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
         loss, error, kl = vae_loss(self.vae, batch["video"], self.draws(), self.kl_weight)
@@ -96,16 +98,12 @@ class VAETraining(Training):
         return loss
 
     def validation_step(self, batch: dict[str, Any], _: int) -> None:
-        """PSNR and the oracle's scores of reconstructed clips."""
-        rebuilt = self.vae.decode(self.vae.encode(batch["video"]))
-        self.log(
-            "val/psnr",
-            psnr(rebuilt, batch["video"]),
-            batch_size=len(rebuilt),
-            prog_bar=True,
-            sync_dist=True,
-        )
-        self.log_scores(to_frames(rebuilt), batch["truths"], "val")
+        """PSNR and the oracle's scores of reconstructed clips, beside those of the linear PCA."""
+        for vae, prefix in ((self.vae, "val"), (self.baseline[0], "pca")):
+            rebuilt = vae.decode(vae.encode(batch["video"]))
+            quality = psnr(rebuilt, batch["video"])
+            self.log(f"{prefix}/psnr", quality, batch_size=len(rebuilt), prog_bar=True, sync_dist=True)
+            self.log_scores(to_frames(rebuilt), batch["truths"], prefix)
 
     def export(self, folder: Path) -> None:
         _, height, width = self.trainer.datamodule.shape
@@ -213,6 +211,7 @@ class Export(Callback):
     def __init__(self) -> None:
         self.curve: list[dict[str, float]] = []
         self.minutes_before = 0.0
+        self.commit = commit()
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.started = time.monotonic()
@@ -237,7 +236,7 @@ class Export(Callback):
             folder = Path(trainer.default_root_dir) / "weights"
             module.export(folder)
             record = {
-                "commit": commit(), "seed": module.seed, "steps": trainer.global_step,
+                "commit": self.commit, "seed": module.seed, "steps": trainer.global_step,
                 "minutes": round(self.minutes(), 1), "device": str(module.device), "threads": torch.get_num_threads(),
                 "precision": trainer.precision, "torch": torch.__version__, "curve": self.curve,
             }  # fmt: skip

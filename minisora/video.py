@@ -5,7 +5,7 @@ from pathlib import Path
 
 import av
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageSequence, UnidentifiedImageError
 
 from minisora.errors import InputError
 
@@ -18,9 +18,13 @@ def read(path: str | Path) -> np.ndarray:
     if not path.is_file():
         raise InputError(f"no such file: {path}")
     try:
-        with av.open(str(path)) as container:
-            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    except (av.FFmpegError, IndexError) as error:
+        if path.suffix.lower() == ".webp":  # FFmpeg writes animated webp but cannot read it
+            with Image.open(path) as image:
+                frames = [np.array(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)]
+        else:
+            with av.open(str(path)) as container:
+                frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    except (av.FFmpegError, IndexError, UnidentifiedImageError) as error:
         raise InputError(f"{path} cannot be read as a video: {error}") from None
     if not frames:
         raise InputError(f"{path} holds no frames")

@@ -1,3 +1,5 @@
+import copy
+
 import torch
 from conftest import shake
 
@@ -60,7 +62,7 @@ def test_state_survives_saving() -> None:
     for p in dit.parameters():
         p.grad = torch.ones_like(p)
     optimizer.step()
-    state = optimizer.state_dict()
+    state = copy.deepcopy(optimizer.state_dict())
     again = MuonAdam(*split_parameters(dit, dit.blocks))
     again.load_state_dict(state)
     before = [p.detach().clone() for p in dit.parameters()]

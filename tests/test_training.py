@@ -31,7 +31,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("runs")
     fit("vae", root)
     keep = ["--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint",
-            "--trainer.callbacks.every_n_train_steps=10", "--trainer.callbacks.save_top_k=-1",
+            "--trainer.callbacks.every_n_train_steps=30", "--trainer.callbacks.save_top_k=-1",
             f"--trainer.callbacks.dirpath={root / 'kept'}"]  # fmt: skip
     fit("dit", root, f"--data.vae={root / 'vae' / 'weights'}", *keep)
     return root
@@ -39,14 +39,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_loss_falls(trained: Path) -> None:
     curve = [float(loss) for loss in losses(trained, "dit").values()]
-    assert len(curve) == 20 and sum(curve[-5:]) < 0.9 * sum(curve[:5])
+    assert len(curve) == 60 and sum(curve[-10:]) < 0.9 * sum(curve[:10])
 
 
 def test_resuming_repeats_the_uninterrupted_run_to_the_bit(trained: Path, tmp_path: Path) -> None:
-    checkpoint = next((trained / "kept").glob("*step=10.ckpt"))
+    checkpoint = next((trained / "kept").glob("*step=30.ckpt"))
     fit("dit", tmp_path, f"--data.vae={trained / 'vae' / 'weights'}", f"--ckpt_path={checkpoint}")
     whole, resumed = losses(trained, "dit"), losses(tmp_path, "dit")
-    assert list(resumed) == list(range(10, 20))
+    assert list(resumed) == list(range(30, 60))
     assert resumed == {step: whole[step] for step in resumed}
     ours, theirs = (
         weights.load(root / "dit" / "weights", "vae", VAE) for root in (trained, tmp_path)
@@ -80,7 +80,7 @@ def test_exports_the_averaged_weights_with_their_provenance(trained: Path) -> No
     folder = trained / "dit" / "weights"
     sora = Sora.from_pretrained(folder)
     assert sora("a red circle").shape == (1, 17, 32, 32, 3)
-    checkpoint = torch.load(next((trained / "kept").glob("*step=20.ckpt")), weights_only=False)
+    checkpoint = torch.load(next((trained / "kept").glob("*step=60.ckpt")), weights_only=False)
     averaged, live = (
         checkpoint["state_dict"]["dit.head.weight"],
         checkpoint["current_model_state"]["dit.head.weight"],
@@ -89,9 +89,9 @@ def test_exports_the_averaged_weights_with_their_provenance(trained: Path) -> No
         averaged, live
     )
     record = json.loads((folder / "provenance.json").read_text())["dit"]
-    assert record["steps"] == 20 and [point["step"] for point in record["curve"]] == [10, 20]
+    assert record["steps"] == 60 and [point["step"] for point in record["curve"]] == [30, 60]
     assert {"val/all", "ceiling/all"} <= set(record["curve"][-1])
-    assert list((trained / "dit" / "samples").glob("step-000020.mp4"))
+    assert list((trained / "dit" / "samples").glob("step-000060.mp4"))
 
 
 def test_a_model_that_does_not_fit_is_refused_in_a_sentence(
@@ -103,7 +103,7 @@ def test_a_model_that_does_not_fit_is_refused_in_a_sentence(
         ([f"--data.vae={trained / 'vae' / 'weights'}", f"--ckpt_path={tmp_path / 'no.ckpt'}"], "no such checkpoint"),
         (
             [f"--data.vae={trained / 'vae' / 'weights'}", "--model.text_width=16",
-             f"--ckpt_path={next((trained / 'kept').glob('*step=10.ckpt'))}"],
+             f"--ckpt_path={next((trained / 'kept').glob('*step=30.ckpt'))}"],
             "text.place",
         ),
     ):  # fmt: skip

@@ -1,0 +1,80 @@
+"""What the project promises around the code: README, configs, wheel."""
+
+import json
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from minisora.evaluate import table
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+CONFIGS = sorted((ROOT / "configs").glob("*/*.yaml"))
+
+
+def test_the_readmes_score_table_is_made_from_the_evaluation() -> None:
+    result = json.loads((ROOT / "data" / "weights" / "evaluation.json").read_text())
+    assert table(result) in README
+
+
+@pytest.mark.parametrize("text", [README, (ROOT / "data" / "weights" / "README.md").read_text()])
+def test_links_resolve(text: str) -> None:
+    base = ROOT if text is README else ROOT / "data" / "weights"
+    links = [link for link in re.findall(r"\]\(([^)#]+)", text) if not link.startswith("http")]
+    links += re.findall(r'src="([^"]+)"', text)
+    assert links and [link for link in links if not (base / link).exists()] == []
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_config_parses_and_says_what_to_expect(config: Path) -> None:
+    header = "".join(line for line in config.read_text().splitlines(True) if line.startswith("#"))
+    command = f"minisora fit {config.stem} --config configs/{config.parent.name}/{config.name}"
+    assert command in header and "Hardware" in header and "Time" in header and "Expect" in header
+    shown = subprocess.run(
+        [sys.executable, "-m", "minisora.cli", *command.split()[1:], "--print_config"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert yaml.safe_load(shown.stdout)["trainer"]["max_steps"] == yaml.safe_load(config.read_text())["trainer"]["max_steps"]
+
+
+def test_wandb_overlay_parses() -> None:
+    pytest.importorskip("wandb")
+    arguments = ["fit", "dit", "--config", "configs/tiny/dit.yaml", "--config", "configs/wandb.yaml", "--print_config"]
+    shown = subprocess.run([sys.executable, "-m", "minisora.cli", *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert "WandbLogger" in shown.stdout and "offline: true" in shown.stdout, shown.stderr
+
+
+def test_readme_commands_are_understood() -> None:
+    from minisora.cli import parser
+
+    commands = re.findall(r"^minisora ((?!fit).+?)(?:\s+#.*)?$", README, flags=re.MULTILINE)
+    assert len(commands) >= 3
+    for command in commands:
+        import shlex
+
+        parser().parse_args(shlex.split(command))
+
+
+def test_the_weights_work_from_a_wheel(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+                   cwd=ROOT, check=True, capture_output=True)  # fmt: skip
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    code = (
+        "import minisora; assert 'site' in minisora.__file__; from minisora import weights; "
+        "assert 'site' in str(weights.shipped()); print(minisora.Sora.from_pretrained()('a red star').shape)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "site", capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "(1, 17, 32, 32, 3)"
+
+
+def test_no_file_is_large_but_the_weights() -> None:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    files = [ROOT / name for name in listed.stdout.split("\0") if name]
+    assert [f.name for f in files if f.exists() and f.stat().st_size > 1_000_000 and f.suffix != ".safetensors"] == []
