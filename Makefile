@@ -17,8 +17,8 @@ lint: .venv/.installed-dev
 	$(BIN)/ruff format --check .
 
 .venv/.installed: pyproject.toml constraints.txt
-	@echo "setting up .venv (PyTorch is most of it; a minute or two with a good connection)"
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "setting up .venv; PyTorch is most of what is installed"
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	$(PIP) --editable .
 	touch $@
 

@@ -1,4 +1,5 @@
-"""minisora: the Sora report rebuilt small. `Sora` makes clips from prompts; `world` is the toy universe it was trained on."""
+"""minisora: the Sora report rebuilt small. `Sora` makes clips from prompts; `world` is the toy
+universe it was trained on."""
 
 import importlib
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,5 @@
-"""Attention: queries and keys normalized, turned by their place in space and time, and one weighted mean of values."""
+"""Attention: queries and keys normalized, turned by their place in space and time, and one
+weighted mean of values."""
 
 import torch
 import torch.nn.functional as F
@@ -7,7 +8,8 @@ from torch import Tensor, nn
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v for q (B, heads, N, d), k and v (B, heads, M, d) -> (B, heads, N, d).
+    """softmax(q k^T / sqrt(d)) v for q (B, heads, N, d), k and v (B, heads, M, d) -> (B, heads, N,
+    d).
 
     In bfloat16 on a CPU short sequences are faster written out than fused.
     """
@@ -17,16 +19,18 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def rotary_turns(positions: Tensor, frequencies: Tensor) -> Tensor:
-    """Where each token stands as complex numbers of modulus 1: (N, 3) and (3, d / 2) -> (N, d / 2)."""
+    """Where each token stands as complex numbers of modulus 1: (N, 3) and (3, d / 2) -> (N, d /
+    2)."""
     angles = positions @ frequencies
     return torch.polar(torch.ones_like(angles), angles)
 
 
 def rotary_frequencies(head_width: int, longest: float = 10.0) -> Tensor:
-    """Angular frequencies of 3-D rotary positions: (3, head_width / 2), a quarter of the pairs for each of t, h and w.
+    """Angular frequencies of 3-D rotary positions: (3, head_width / 2), a quarter of the pairs for
+    each of t, h and w.
 
-    The last quarter is not turned: it compares what tokens are, wherever they stand.
-    Source: Su et al., "RoFormer" (2021), carried to three axes.
+    The last quarter is not turned: it compares what tokens are, wherever they stand. Source: Su et
+    al., "RoFormer" (2021), carried to three axes.
     """
     pairs = head_width // 2
     each = pairs // 4
@@ -39,7 +43,8 @@ def rotary_frequencies(head_width: int, longest: float = 10.0) -> Tensor:
 
 
 def rotate(x: Tensor, turns: Tensor) -> Tensor:
-    """Turns the pairs (x_2i, x_2i+1), read as complex numbers: x (..., N, d), turns (N, d / 2) of modulus 1."""
+    """Turns the pairs (x_2i, x_2i+1), read as complex numbers: x (..., N, d), turns (N, d / 2) of
+    modulus 1."""
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
 
@@ -47,7 +52,8 @@ def rotate(x: Tensor, turns: Tensor) -> Tensor:
 class Attention(nn.Module):
     """Self-attention over tokens that also look at a context (the text), in one softmax.
 
-    QK-norm (Dehghani et al., "Scaling Vision Transformers to 22 Billion Parameters", 2023) keeps the logits bounded.
+    QK-norm (Dehghani et al., "Scaling Vision Transformers to 22 Billion Parameters", 2023) keeps
+    the logits bounded.
     """
 
     def __init__(self, width: int, heads: int, context_width: int = 0) -> None:
@@ -64,7 +70,8 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, turns: Tensor | None = None, context: Tensor | None = None
     ) -> Tensor:
-        """x (B, N, width), turns (N, head width / 2) complex, context (B, L, context width) -> (B, N, width)."""
+        """x (B, N, width), turns (N, head width / 2) complex, context (B, L, context width) -> (B,
+        N, width)."""
         q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads)
         q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
         if turns is not None:

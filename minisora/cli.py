@@ -1,4 +1,5 @@
-"""The command line: `minisora sample | fit | evaluate | doctor`. What is slow to import is imported where it is used."""
+"""The command line: `minisora sample | fit | evaluate | doctor`. What is slow to import is
+imported where it is used."""
 
 import argparse
 import json
@@ -50,13 +51,12 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--num-frames",
         type=int,
-        default=17,
-        help="frames, 8 a second; 1 is an image (default: 17)",
+        help="frames, 8 a second; 1 is an image (default: the weights' own)",
     )
-    one.add_argument("--height", type=int, default=32, help="pixels (default: 32)")
-    one.add_argument("--width", type=int, default=32, help="pixels (default: 32)")
+    one.add_argument("--height", type=int, help="pixels (default: the weights' own)")
+    one.add_argument("--width", type=int, help="pixels (default: the weights' own)")
     one.add_argument(
-        "--seed", type=int, default=0, help="another seed makes another clip (default: 0)"
+        "--seed", type=seed, default=0, help="another seed makes another clip (default: 0)"
     )
     one.add_argument("--steps", type=positive, help="sampling steps (default: the weights' own)")
     one.add_argument(
@@ -81,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
         "--clips", type=positive, default=500, help="prompts for each split (default: 500)"
     )
     score.add_argument(
-        "--seed", type=int, default=0, help="draws other prompts and noise (default: 0)"
+        "--seed", type=seed, default=0, help="draws other prompts and noise (default: 0)"
     )
     score.add_argument(
         "--out", default="evaluation.json", help="where the numbers go (default: evaluation.json)"
@@ -101,6 +101,12 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def seed(text: str) -> int:
+    if not text.isdigit() or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to 2^63 - 1, got {text}")
+    return int(text)
+
+
 def weights_option(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--weights",
@@ -115,9 +121,15 @@ def sample(options: argparse.Namespace) -> None:
 
     sora = minisora.Sora.from_pretrained(options.weights)
     clip = sora(
-        options.prompt, options.num_frames, options.height, options.width, options.steps, options.guidance_scale,
-        options.negative_prompt, torch.Generator().manual_seed(options.seed),
-    )[0]  # fmt: skip
+        options.prompt,
+        options.num_frames,
+        options.height,
+        options.width,
+        options.steps,
+        options.guidance_scale,
+        options.negative_prompt,
+        torch.Generator().manual_seed(options.seed),
+    )[0]
     minisora.video.write(out, clip, fps=8, scale=options.scale)
     frames, height, width = clip.shape[:3]
     print(
@@ -136,8 +148,10 @@ def fit(arguments: list[str]) -> None:
             raise InputError(
                 f"say what to train: minisora fit {'|'.join(stages)} --config configs/toy/STAGE.yaml"
             )
-        print("usage: minisora fit vae|dit --config FILE [--config OVERLAY] [--KEY VALUE ...] [--ckpt_path FILE]\n"
-              "       minisora fit STAGE --help lists every key; --print_config prints the whole config")  # fmt: skip
+        print(
+            "usage: minisora fit vae|dit --config FILE [--config OVERLAY] [--KEY VALUE ...] [--ckpt_path FILE]\n"
+            "       minisora fit STAGE --help lists every key; --print_config prints the whole config"
+        )
         return
     from minisora import fit
 

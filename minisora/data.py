@@ -1,6 +1,8 @@
-"""Training data: a set of clips rendered once, and batches that are a function of (seed, step, rank).
+"""Training data: a set of clips rendered once, and batches that are a function of (seed, step,
+rank).
 
-Because batch k can be asked for at any time, resuming needs no state, and ranks are disjoint by construction.
+Because batch k can be asked for at any time, resuming needs no state, and ranks are disjoint by
+construction.
 """
 
 import itertools
@@ -31,7 +33,8 @@ def generator(seed: int, step: int, rank: int = 0, stream: int = 0) -> torch.Gen
 def batch_indices(
     size: int, batch: int, seed: int, step: int, rank: int = 0, ranks: int = 1
 ) -> np.ndarray:
-    """Which of `size` clips make up this batch: each epoch a new permutation, dealt out to the ranks in turn."""
+    """Which of `size` clips make up this batch: each epoch a new permutation, dealt out to the
+    ranks in turn."""
     place = (step * ranks + rank) * batch + np.arange(batch)
     orders = {
         epoch: np.random.default_rng((seed, epoch)).permutation(size)
@@ -41,25 +44,34 @@ def batch_indices(
 
 
 class Steps(Dataset):
-    """Item k is the batch of step k."""
+    """Item k is the batch of step k, and says so."""
 
     def __init__(self, batch: Any) -> None:
         self.batch = batch
 
     def __getitem__(self, step: int) -> dict[str, Any]:
-        return self.batch(step)
+        return {"step": step, **self.batch(step)}
 
 
 class ClipData(L.LightningDataModule):
     """Clips of the world. Batches are {"video": (B, 3, T, H, W) in [-1, 1]}.
 
-    `clips` are rendered when training starts; validation draws `validation_clips` from every attribute there is.
+    `clips` are rendered when training starts; validation draws `validation_clips` from every
+    attribute there is.
     """
 
+    validation_split = "all"
+
     def __init__(
-        self, clips: int = 4000, batch_size: int = 16, seed: int = 0, num_frames: int = 17, height: int = 32,
-        width: int = 32, validation_clips: int = 64,
-    ) -> None:  # fmt: skip
+        self,
+        clips: int = 4000,
+        batch_size: int = 16,
+        seed: int = 0,
+        num_frames: int = 17,
+        height: int = 32,
+        width: int = 32,
+        validation_clips: int = 64,
+    ) -> None:
         super().__init__()
         if num_frames % GROUP != 1:
             raise InputError(
@@ -93,12 +105,10 @@ class ClipData(L.LightningDataModule):
         return batch_indices(self.clips, self.batch_size, self.seed, step, rank, ranks)
 
     def train_dataloader(self) -> DataLoader:
-        start = (
-            self.trainer.global_step if self.trainer else 0
-        )  # already restored when a checkpoint is resumed
+        start = 0
+        if self.trainer:  # the step is already restored when a checkpoint is resumed
+            start = self.trainer.global_step * self.trainer.accumulate_grad_batches
         return DataLoader(Steps(self.batch), sampler=itertools.count(start), batch_size=None)  # type: ignore[arg-type]
-
-    validation_split = "all"
 
     def val_dataloader(self) -> DataLoader:
         """Batches of {"video", "truths"}, the truths as a list of dicts."""
@@ -120,17 +130,25 @@ class ClipData(L.LightningDataModule):
 class LatentData(ClipData):
     """Clips encoded by a trained VAE. Batches are {"latents": (B, C, t, h, w), "captions"}.
 
-    A latent is a picture of its own group, so the first latents of a clip are a shorter clip, and the first alone is
-    an image. Every step draws one length: the whole clip, or with chance `shorter` one of the shorter ones.
-    Validation clips are of held-out pairs.
+    A latent is a picture of its own group, so the first latents of a clip are a shorter clip, and
+    the first alone is an image. Every step draws one length: the whole clip, or with chance
+    `shorter` one of the shorter ones. Validation clips are of held-out pairs.
     """
 
     validation_split = "held_out"
 
     def __init__(
-        self, vae: str, clips: int = 40_000, batch_size: int = 64, seed: int = 0, num_frames: int = 17, height: int = 32,
-        width: int = 32, validation_clips: int = 64, shorter: float = 0.2,
-    ) -> None:  # fmt: skip
+        self,
+        vae: str,
+        clips: int = 40_000,
+        batch_size: int = 64,
+        seed: int = 0,
+        num_frames: int = 17,
+        height: int = 32,
+        width: int = 32,
+        validation_clips: int = 64,
+        shorter: float = 0.2,
+    ) -> None:
         super().__init__(clips, batch_size, seed, num_frames, height, width, validation_clips)
         self.vae = weights.load(vae, "vae", VAE)
         self.shorter = shorter
@@ -150,7 +168,7 @@ class LatentData(ClipData):
             self.image_captions += [self.render(i, num_frames=1).caption for i in indices]
             bar.update(len(indices))
         bar.close()
-        self.latents = torch.cat(latents).clone()  # (clips, C, t, h, w)
+        self.latents = torch.cat(latents)  # (clips, C, t, h, w)
 
     def groups(self, step: int) -> int:
         """How many groups of frames the clips of this step have, the same on every rank."""

@@ -1,4 +1,5 @@
-"""Where to compute and in which precision: CUDA and MPS when they are there, else what this CPU is fast at."""
+"""Where to compute and in which precision: CUDA and MPS when they are there, else what this CPU is
+fast at."""
 
 import ctypes
 import functools
@@ -16,10 +17,11 @@ def best_device() -> torch.device:
 
 @functools.cache
 def fast_bfloat16(device_type: str) -> bool:
-    """Whether bfloat16 is the faster precision. Always so on CUDA; on a CPU it needs matrix units for it, AMX or AMD's
-    AVX-512 BF16 (Intel's AVX-512 BF16 without AMX was measured at 0.6 times the speed of float32)."""
+    """Whether bfloat16 is the faster precision: on CUDA where the hardware has it; on a CPU with
+    matrix units for it, AMX or AMD's AVX-512 BF16 (Intel's AVX-512 BF16 without AMX was measured
+    at 0.6 times the speed of float32)."""
     if device_type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     info = Path("/proc/cpuinfo")
     if device_type != "cpu" or not info.exists():
         return False
@@ -33,7 +35,8 @@ def autocast(device: torch.device) -> torch.autocast:
 
 
 def keep_memory() -> None:
-    """Tells glibc to keep freed memory for the next step instead of giving it back page by page (Linux only).
+    """Tells glibc to keep freed memory for the next step instead of giving it back page by page
+    (Linux only).
 
     A step of a small model spends a tenth of its time on page faults otherwise.
     """

@@ -1,7 +1,8 @@
-"""The diffusion transformer: tokens at their noise levels and the text in, a prediction for every token out.
+"""The diffusion transformer: tokens at their noise levels and the text in, a prediction for every
+token out.
 
-Source: Peebles & Xie, "Scalable Diffusion Models with Transformers" (DiT, 2023), with 3-D rotary positions, QK-norm, and
-the text both attended to and pooled into adaLN.
+Source: Peebles & Xie, "Scalable Diffusion Models with Transformers" (DiT, 2023), with 3-D rotary
+positions, QK-norm, and the text both attended to and pooled into adaLN.
 """
 
 import math
@@ -11,17 +12,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minisora.attention import MLP, Attention, rotary_frequencies, rotary_turns
+from minisora.errors import InputError
 from minisora.flow import Target, to_velocity
 from minisora.patches import Grid
 
 SIZES = {  # width, depth, heads; the capitals are the paper's
-    "tiny": (64, 2, 2), "toy": (128, 4, 4), "laptop": (192, 4, 6),
-    "S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16),
-}  # fmt: skip
+    "tiny": (64, 2, 2),
+    "toy": (128, 4, 4),
+    "laptop": (192, 4, 6),
+    "S": (384, 12, 6),
+    "B": (768, 12, 12),
+    "L": (1024, 24, 16),
+    "XL": (1152, 28, 16),
+}
 
 
 def fourier(x: Tensor, count: int, longest: float) -> Tensor:
-    """cos and sin of x at `count` frequencies from 1 down to 1 / longest: (...,) -> (..., 2 * count)."""
+    """cos and sin of x at `count` frequencies from 1 down towards 1 / longest: (...,) -> (..., 2 *
+    count)."""
     frequencies = torch.exp(-math.log(longest) * torch.arange(count, device=x.device) / count)
     return torch.cat(
         [(x[..., None] * frequencies).cos(), (x[..., None] * frequencies).sin()], dim=-1
@@ -33,7 +41,8 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 class DiTBlock(nn.Module):
-    """Attention and MLP, each normalized, modulated and gated by what the noise level and the text say (adaLN-Zero)."""
+    """Attention and MLP, each normalized, modulated and gated by what the noise level and the text
+    say (adaLN-Zero)."""
 
     def __init__(self, width: int, heads: int, text_width: int) -> None:
         super().__init__()
@@ -42,14 +51,12 @@ class DiTBlock(nn.Module):
         self.modulation = nn.Linear(width, 6 * width)
 
     def forward(
-        self, x: Tensor, condition: Tensor, level: Tensor, turns: Tensor, text: Tensor
+        self, x: Tensor, condition: Tensor, which: Tensor, turns: Tensor, text: Tensor
     ) -> Tensor:
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(condition)[
-            level
-        ].chunk(6, dim=-1)
-        x = x + gate_a * self.attention(
-            modulate(norm(x), shift_a, scale_a), turns, text
-        )  # (B, N, D)
+        """x (B, N, D); condition (K, D), of which each token takes `which` (B, 1 or N)."""
+        told = self.modulation(condition)[which]  # (B, 1 or N, 6 D)
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = told.chunk(6, dim=-1)
+        x = x + gate_a * self.attention(modulate(norm(x), shift_a, scale_a), turns, text)
         return x + gate_m * self.mlp(modulate(norm(x), shift_m, scale_m))  # (B, N, D)
 
 
@@ -58,9 +65,11 @@ def norm(x: Tensor) -> Tensor:
 
 
 class DiT(nn.Module):
-    """Predicts v, x or eps (`target`) for tokens (B, N, P) of `channels` latent channels cut into patches.
+    """Predicts v, x or eps (`target`) for tokens (B, N, P) of `channels` latent channels cut into
+    patches.
 
-    `size` names width, depth and heads. The untrained model predicts zero, and its blocks are the identity.
+    `size` names width, depth and heads. The untrained model predicts zero, and its blocks are the
+    identity.
     """
 
     def __init__(
@@ -79,6 +88,11 @@ class DiT(nn.Module):
             "text_width": text_width,
             "target": target,
         }
+        if size not in SIZES or target not in ("v", "x", "eps"):
+            raise InputError(
+                f"no DiT of size {size!r} with target {target!r}: "
+                f"sizes are {', '.join(SIZES)}, targets v, x and eps"
+            )
         width, depth, heads = SIZES[size]
         self.patch: Grid = (patch[0], patch[1], patch[2])
         self.target: Target = target
@@ -105,31 +119,30 @@ class DiT(nn.Module):
             nn.init.zeros_(layer.weight)
 
     def forward(self, x: Tensor, t: Tensor, text: Tensor, positions: Tensor) -> Tensor:
-        """x: tokens (B, N, P); t: noise levels, (B,) or one per token (B, N); text: (B, L, text width);
-        positions: (N, 3) as (t, h, w) in patches. Returns (B, N, P)."""
-        condition, level = self.condition(t, text)  # (K, D), indices (B, 1) or (B, N)
+        """x: tokens (B, N, P); t: noise levels, (B,) or one per token (B, N); text: (B, L, text
+        width); positions: (N, 3) as (t, h, w) in patches. Returns (B, N, P)."""
+        condition, which = self.condition(t, text)  # (K, D), indices (B, 1) or (B, N)
         turns = rotary_turns(positions, self.frequencies)  # (N, head width / 2)
-        x = self.embed(x) + self.place(
-            fourier(positions, 8, longest=32.0).flatten(-2)
-        )  # (B, N, D)
+        place = fourier(positions, 8, longest=32.0).flatten(-2)  # (N, 48)
+        x = self.embed(x) + self.place(place)  # (B, N, D)
         for block in self.blocks:
-            x = block(x, condition, level, turns, text)  # (B, N, D)
-        shift, scale = self.modulation(condition)[level].chunk(2, dim=-1)  # (B, 1 or N, D) each
+            x = block(x, condition, which, turns, text)  # (B, N, D)
+        shift, scale = self.modulation(condition)[which].chunk(2, dim=-1)  # (B, 1 or N, D) each
         return self.head(modulate(norm(x), shift, scale))  # (B, N, P)
 
     def condition(self, t: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        """What adaLN is told, once for each distinct noise level of each clip, and which of these each token takes."""
+        """What adaLN is told, once for each distinct noise level of each clip, and which of these
+        each token takes."""
         clips = torch.arange(len(text), device=t.device)
         if t.ndim == 1:  # one level a clip
-            levels, clip_of, index = t, clips, clips[:, None]
+            levels, clip_of, which = t, clips, clips[:, None]
         else:
             pairs = torch.stack([clips[:, None].expand_as(t).to(t.dtype), t], dim=-1).flatten(0, 1)
             distinct, inverse = torch.unique(pairs, dim=0, return_inverse=True)
-            levels, clip_of, index = distinct[:, 1], distinct[:, 0].long(), inverse.view(t.shape)
+            levels, clip_of, which = distinct[:, 1], distinct[:, 0].long(), inverse.view(t.shape)
         pooled = self.text(text.mean(dim=1))  # (B, D)
-        return F.silu(
-            self.time(fourier(1000 * levels, 64, longest=10_000.0)) + pooled[clip_of]
-        ), index
+        time = self.time(fourier(1000 * levels, 64, longest=10_000.0))  # (K, D)
+        return F.silu(time + pooled[clip_of]), which
 
     def velocity(self, x: Tensor, t: Tensor, text: Tensor, positions: Tensor) -> Tensor:
         """The prediction as a velocity, whatever the target."""

@@ -17,7 +17,8 @@ CODECS = ("libx264", "libx265", "libvpx-vp9", "libsvtav1", "gif", "apng")
 
 
 def report(weights: str | None) -> None:
-    """Prints versions, device, precision, threads and codecs, makes a clip and writes and reads it in every format."""
+    """Prints versions, device, precision, threads and codecs, makes a clip and writes and reads it
+    in every format."""
     print(
         f"minisora {minisora.__version__} on Python {platform.python_version()}, {platform.platform()}"
     )
@@ -43,8 +44,10 @@ def report(weights: str | None) -> None:
     sora = minisora.Sora.from_pretrained(weights)
     prompt = "a large yellow star moving down and left on a navy background"
     clip = sora(prompt, generator=torch.Generator().manual_seed(0))[0]
-    print(f'test clip  "{prompt}" in {time.perf_counter() - started:.1f} s; '
-          f"the oracle sees {minisora.world.caption(minisora.world.describe(clip))}")  # fmt: skip
+    print(
+        f'test clip  "{prompt}" in {time.perf_counter() - started:.1f} s; '
+        f"the oracle sees {minisora.world.caption(minisora.world.describe(clip))}"
+    )
     with tempfile.TemporaryDirectory() as folder:
         for suffix in minisora.video.SUFFIXES:
             path = minisora.video.write(Path(folder) / f"clip{suffix}", clip, scale=4)

@@ -1,4 +1,5 @@
-"""The one exception that is the user's to mend: the command line prints it and ends with exit code 2."""
+"""The one exception that is the user's to mend: the command line prints it and ends with exit code
+2."""
 
 
 class InputError(ValueError):

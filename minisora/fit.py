@@ -1,11 +1,14 @@
-"""`minisora fit`: LightningCLI over the training modules. Imported only when something is trained."""
+"""`minisora fit`: LightningCLI over the training modules. Imported only when something is
+trained."""
 
 import os
+import pickle
 import re
 import warnings
 from pathlib import Path
 from typing import Any
 
+import yaml
 from lightning import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
@@ -27,13 +30,26 @@ class FitCLI(LightningCLI):
         return super().instantiate_trainer(**arguments)
 
     def before_fit(self) -> None:
-        path = self.config["fit"].ckpt_path
-        if path and not Path(path).is_file():
-            raise InputError(f"no such checkpoint: {path}")
+        """Refuses what would fail later, and keeps what a new run would overwrite."""
+        config, trainer = self.config["fit"], self.trainer
+        if trainer.max_steps < 1:
+            raise InputError("say how long to train: set trainer.max_steps, batches are endless")
+        if config.ckpt_path and not Path(config.ckpt_path).is_file():
+            raise InputError(f"no such checkpoint: {config.ckpt_path}")
+        self.model.check(self.datamodule)
+        for callback in trainer.callbacks:
+            if isinstance(callback, Export):
+                parts = yaml.safe_load(self.parser.dump(self.config))["fit"]
+                callback.config = {name: parts[name] for name in ("model", "data")}
+                callback.config["max_steps"] = trainer.max_steps
+        log = Path(trainer.log_dir or ".") / "metrics.csv"
+        if config.ckpt_path and log.exists():  # the logger starts a new file
+            log.rename(log.with_name("metrics-before.csv"))
 
 
 def fit(stage: str, arguments: list[str]) -> None:
-    """Trains `stage`, "vae" or "dit", with LightningCLI's own arguments: --config, --print_config, --ckpt_path, keys.
+    """Trains `stage`, "vae" or "dit", with LightningCLI's own arguments: --config, --print_config,
+    --ckpt_path, keys.
 
     Raises InputError if a checkpoint is missing or does not fit the config, naming the key.
     """
@@ -42,15 +58,28 @@ def fit(stage: str, arguments: list[str]) -> None:
     warnings.filterwarnings("ignore", module=r"lightning\.|jsonargparse|torch\.")
     model, data = STAGES[stage]
     defaults = {
-        "accelerator": "auto", "devices": 1, "precision": "bf16-mixed" if fast_bfloat16(best_device().type) else "32-true",
-        "callbacks": [Export()], "num_sanity_val_steps": 0, "check_val_every_n_epoch": None,
-        "use_distributed_sampler": False, "enable_model_summary": False,
-    }  # fmt: skip
+        "accelerator": "auto",
+        "devices": 1,
+        "precision": "bf16-mixed" if fast_bfloat16(best_device().type) else "32-true",
+        "callbacks": [Export()],
+        "num_sanity_val_steps": 0,
+        "check_val_every_n_epoch": None,
+        "use_distributed_sampler": False,
+        "enable_model_summary": False,
+    }
     try:
-        FitCLI(model, data, trainer_defaults=defaults, args=["fit", *arguments],
-               save_config_kwargs={"overwrite": True}, seed_everything_default=True)  # fmt: skip
-    except RuntimeError as error:
+        FitCLI(
+            model,
+            data,
+            trainer_defaults=defaults,
+            args=["fit", *arguments],
+            save_config_kwargs={"overwrite": True},
+            seed_everything_default=False,
+        )
+    except (RuntimeError, pickle.UnpicklingError) as error:
         misfit = re.search(r"Error\(s\) in loading state_dict.*?\n\s*(.*)", str(error))
-        if not misfit:
-            raise
-        raise InputError(f"the checkpoint does not fit the config: {misfit[1]}") from None
+        if misfit:
+            raise InputError(f"the checkpoint does not fit the config: {misfit[1]}") from None
+        if isinstance(error, pickle.UnpicklingError) or "PytorchStreamReader" in str(error):
+            raise InputError("the checkpoint is damaged: resume from an earlier one") from None
+        raise

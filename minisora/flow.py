@@ -1,7 +1,9 @@
-"""Rectified flow: straight paths from data to noise, and what a network may be trained to say about them.
+"""Rectified flow: straight paths from data to noise, and what a network may be trained to say
+about them.
 
-x_t = (1 - t) x_0 + t eps, so dx_t/dt = v = eps - x_0; t = 0 is data, t = 1 is noise.
-Source: Liu et al., "Flow Straight and Fast" (2022); Esser et al., "Scaling Rectified Flow Transformers" (SD3, 2024).
+x_t = (1 - t) x_0 + t eps, so dx_t/dt = v = eps - x_0; t = 0 is data, t = 1 is noise. Source: Liu
+et al., "Flow Straight and Fast" (2022); Esser et al., "Scaling Rectified Flow Transformers" (SD3,
+2024).
 """
 
 from typing import Literal
@@ -30,7 +32,8 @@ def target_of(x_0: Tensor, eps: Tensor, target: Target) -> Tensor:
 
 
 def to_velocity(prediction: Tensor, x_t: Tensor, t: Tensor, target: Target) -> Tensor:
-    """v = (x_t - x) / t = (eps - x_t) / (1 - t): singular where the data, or the noise, is all there is."""
+    """v = (x_t - x) / t = (eps - x_t) / (1 - t): singular where the data, or the noise, is all
+    there is."""
     t = like(t, x_t)
     if target == "x":
         return (x_t - prediction) / t.clamp(min=SMALLEST)
@@ -40,7 +43,8 @@ def to_velocity(prediction: Tensor, x_t: Tensor, t: Tensor, target: Target) -> T
 
 
 def shifted(t: Tensor, shift: float) -> Tensor:
-    """Moves noise levels towards noise: shift t / (1 + (shift - 1) t). Source: SD3, equation 23."""
+    """Moves noise levels towards noise: shift t / (1 + (shift - 1) t). Source: SD3, equation
+    23."""
     return shift * t / (1 + (shift - 1) * t)
 
 
@@ -52,7 +56,8 @@ def draw_times(
 
 
 def flow_loss(prediction: Tensor, x_0: Tensor, eps: Tensor, t: Tensor, target: Target) -> Tensor:
-    """Squared error of each clip (B,), a mean over its unknown tokens. Tokens at t = 0 are known: they do not count.
+    """Squared error of each clip (B,), a mean over its unknown tokens. Tokens at t = 0 are known:
+    they do not count.
 
     prediction, x_0, eps: (B, N, P); t: (B,) or (B, N).
     """
@@ -62,10 +67,11 @@ def flow_loss(prediction: Tensor, x_0: Tensor, eps: Tensor, t: Tensor, target: T
 
 
 def ideal_velocity(x_t: Tensor, t: Tensor, data: Tensor) -> Tensor:
-    """The exact velocity when the data is a finite set: x_t (B, ...), t (B,), data (K, ...) -> (B, ...).
+    """The exact velocity when the data is a finite set: x_t (B, ...), t (B,), data (K, ...) -> (B,
+    ...).
 
-    E[x_0 | x_t] weighs each data point by how likely it leads to x_t; v = (x_t - E[x_0 | x_t]) / t. Nothing can be
-    trained to do better, so it is the oracle of the samplers.
+    E[x_0 | x_t] weighs each data point by how likely it leads to x_t; v = (x_t - E[x_0 | x_t]) /
+    t. Nothing can be trained to do better, so it is the oracle of the samplers.
     """
     points, flat = data.flatten(1), x_t.flatten(1)
     level = t.clamp(min=1e-4)[:, None]

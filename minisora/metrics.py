@@ -1,4 +1,4 @@
-"""Numbers for quality: reconstruction error, and the oracle's scores with intervals, chance and ceiling."""
+"""Numbers for quality: reconstruction error, and the oracle's scores with intervals and chance."""
 
 import math
 from typing import Any
@@ -12,7 +12,8 @@ SCORES = (*ATTRIBUTES, "clean", "all")
 
 
 def psnr(a: Tensor, b: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of clips in [-1, 1], (B, 3, T, H, W): the mean over clips."""
+    """Peak signal-to-noise ratio in dB of clips in [-1, 1], (B, 3, T, H, W): the mean over
+    clips."""
     error = (a.float().clamp(-1, 1) - b).square().flatten(1).mean(1)
     return float((10 * (4 / error.clamp(min=1e-10)).log10()).mean())
 
@@ -28,8 +29,9 @@ def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
 
 
 def oracle_scores(clips: np.ndarray, truths: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Asks the oracle what uint8 clips (B, T, H, W, 3) show. For each attribute, "clean" and "all": the share that is
-    right, its 95% interval, and chance: the same readings held against the next clip's truth."""
+    """Asks the oracle what uint8 clips (B, T, H, W, 3) show. For each attribute, "clean" and
+    "all": the share that is right, its 95% interval, and chance: the same readings held against
+    the next clip's truth."""
     reads = [describe(clip) for clip in clips]
     right = [agree(truth, read) for truth, read in zip(truths, reads, strict=True)]
     shuffled = [
@@ -40,5 +42,10 @@ def oracle_scores(clips: np.ndarray, truths: list[dict[str, Any]]) -> dict[str, 
         count = sum(r[name] for r in right)
         low, high = wilson(count, len(right))
         chance = sum(s[name] for s in shuffled) / len(right)
-        table[name] = {"right": count / len(right), "low": low, "high": high, "chance": chance}
+        table[name] = {
+            "right": float(count / len(right)),
+            "low": low,
+            "high": high,
+            "chance": chance,
+        }
     return table

@@ -17,7 +17,8 @@ NEWTON_SCHULZ = (
 
 
 def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
-    """The nearest semi-orthogonal matrices, roughly: (K, rows, columns) -> the same, singular values near 1."""
+    """The nearest semi-orthogonal matrices, roughly: (K, rows, columns) -> the same, singular
+    values near 1."""
     a, b, c = NEWTON_SCHULZ
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
@@ -31,9 +32,10 @@ def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
 class MuonAdam(torch.optim.Optimizer):
     """One optimizer with two parameter groups.
 
-    `matrices` are stepped along their orthogonalized momentum, with rate `lr` times sqrt(max(1, rows / columns));
-    kernels are flattened to (out, in * size). `others` are stepped by Adam with rate `adam_lr`. Matrices of one shape
-    are stepped together, so a small model's step is a few large products.
+    `matrices` are stepped along their orthogonalized momentum, with rate `lr` times sqrt(max(1,
+    rows / columns)); kernels are flattened to (out, in * size). `others` are stepped by Adam with
+    rate `adam_lr`. Matrices of one shape are stepped together, so a small model's step is a few
+    large products.
     """
 
     def __init__(
@@ -44,13 +46,12 @@ class MuonAdam(torch.optim.Optimizer):
         adam_lr: float = 2e-3,
         momentum: float = 0.95,
         betas: tuple[float, float] = (0.9, 0.99),
-        weight_decay: float = 0.0,
     ) -> None:
         groups = [
             {"params": list(matrices), "kind": "muon", "lr": lr},
             {"params": list(others), "kind": "adam", "lr": adam_lr},
         ]
-        defaults = {"momentum": momentum, "betas": betas, "weight_decay": weight_decay}
+        defaults = {"momentum": momentum, "betas": betas}
         super().__init__([group for group in groups if group["params"]], defaults)
 
     @torch.no_grad()
@@ -61,8 +62,6 @@ class MuonAdam(torch.optim.Optimizer):
                 loss = closure()
         for group in self.param_groups:
             live = [p for p in group["params"] if p.grad is not None]
-            if group["weight_decay"] and live:
-                torch._foreach_mul_(live, 1 - group["lr"] * group["weight_decay"])
             (self._muon if group["kind"] == "muon" else self._adam)(group, live)
         return loss
 

@@ -1,6 +1,7 @@
 """Spacetime patches: a latent becomes a sequence of tokens, each with its place (t, h, w).
 
-Source: "Turning visual data into patches" in the Sora report; Dosovitskiy et al., "An Image is Worth 16x16 Words" (2020).
+Source: "Turning visual data into patches" in the Sora report; Dosovitskiy et al., "An Image is
+Worth 16x16 Words" (2020).
 """
 
 import torch
@@ -23,7 +24,8 @@ def grid_of(latents_shape: tuple[int, int, int], patch: Grid) -> Grid:
 
 
 def patchify(latents: Tensor, patch: Grid) -> Tensor:
-    """(B, C, t, h, w) -> tokens (B, N, P), N patches in the order t, h, w, of P = C * a * b * c numbers."""
+    """(B, C, t, h, w) -> tokens (B, N, P), N patches in the order t, h, w, of P = C * a * b * c
+    numbers."""
     grid_of(tuple(latents.shape[2:]), patch)
     a, b, c = patch
     return rearrange(latents, "n ch (t a) (h b) (w c) -> n (t h w) (ch a b c)", a=a, b=b, c=c)

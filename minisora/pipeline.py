@@ -30,9 +30,11 @@ def to_frames(video: Tensor) -> np.ndarray:
 
 
 class Sora:
-    """A text-to-video model. `makes` bounds what it was trained to make, `defaults` is how it samples best.
+    """A text-to-video model. `makes` bounds what it was trained to make, `defaults` is how it
+    samples best.
 
-    makes: {"num_frames", "height", "width"}; defaults: {"num_inference_steps", "guidance_scale", "shift", "sampler"}.
+    makes: {"num_frames", "height", "width"}; defaults: {"num_inference_steps", "guidance_scale",
+    "shift", "sampler"}.
     """
 
     def __init__(
@@ -43,22 +45,41 @@ class Sora:
         makes: dict[str, int],
         defaults: dict[str, Any],
     ) -> None:
+        for part, ours, theirs in (
+            ("channels of the VAE", vae.channels, dit.config["channels"]),
+            ("numbers of a text token", text.width, dit.config["text_width"]),
+        ):
+            if ours != theirs:
+                raise InputError(
+                    f"the parts do not fit: the {part} are {ours}, the DiT takes {theirs}"
+                )
         self.vae, self.text, self.dit, self.makes, self.defaults = vae, text, dit, makes, defaults
 
     @classmethod
     def from_pretrained(
         cls, folder: str | Path | None = None, device: str | torch.device | None = None
     ) -> "Sora":
-        """Loads the shipped weights, or those in `folder`. Raises InputError if they are missing, damaged or do not fit."""
+        """Loads the shipped weights, or those in `folder`. Raises InputError if they are missing,
+        damaged or do not fit."""
         folder = folder or weights.shipped()
         config = weights.read_config(folder)
-        parts = [
-            weights.load(folder, *part)
-            for part in (("vae", VAE), ("text", TextEncoder), ("dit", DiT))
-        ]
-        device = torch.device(device) if device else best_device()
-        vae, text, dit = (part.to(device) for part in parts)
-        return cls(vae, text, dit, config["makes"], config["defaults"])
+        kinds = {"vae": VAE, "text": TextEncoder, "dit": DiT}
+        vae, text, dit = (weights.load(folder, name, kind) for name, kind in kinds.items())
+        if not {"makes", "defaults"} <= config.keys():
+            raise InputError(
+                f"{folder} is no whole model: its config.json lacks makes or defaults"
+            )
+        sora = cls(vae, text, dit, config["makes"], config["defaults"])
+        return sora.to(torch.device(device) if device else best_device())
+
+    def to(self, device: torch.device) -> "Sora":
+        for part in (self.vae, self.text, self.dit):
+            part.to(device)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        return self.dit.embed.weight.device
 
     def save(self, folder: str | Path) -> None:
         config = {"makes": self.makes, "defaults": self.defaults}
@@ -68,9 +89,9 @@ class Sora:
     def __call__(
         self,
         prompt: str | list[str],
-        num_frames: int = 17,
-        height: int = 32,
-        width: int = 32,
+        num_frames: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         negative_prompt: str = "",
@@ -78,20 +99,31 @@ class Sora:
     ) -> np.ndarray:
         """Makes a clip for each prompt: uint8 (B, num_frames, height, width, 3).
 
-        Frame counts other than 1 + 4k are made one group longer and trimmed. Words the model has never seen are named
-        in a warning. Raises InputError for an empty prompt and for sizes or lengths the model cannot make.
+        What is not given is what the weights were trained for: 17 frames of 32 x 32 for the shipped
+        ones. Frame counts other than 1 + 4k are made one group longer and trimmed. Words the model has
+        never seen are named in a warning. Raises InputError for an empty prompt and for sizes or
+        lengths the model cannot make.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        num_frames = self.makes["num_frames"] if num_frames is None else num_frames
+        height = self.makes["height"] if height is None else height
+        width = self.makes["width"] if width is None else width
+        steps = (
+            self.defaults["num_inference_steps"]
+            if num_inference_steps is None
+            else num_inference_steps
+        )
+        scale = self.defaults["guidance_scale"] if guidance_scale is None else guidance_scale
         self.check(prompts, num_frames, height, width)
+        if steps < 1:
+            raise InputError(f"num_inference_steps must be 1 or more, got {steps}")
+        self.warn_of_unknown_words([*prompts, negative_prompt])
         t = 1 + math.ceil((num_frames - 1) / GROUP)
         grid = grid_of((t, height // self.vae.space, width // self.vae.space), self.dit.patch)
         numbers = self.vae.channels * math.prod(self.dit.patch)
-        noise = torch.randn(
-            len(prompts), math.prod(grid), numbers, generator=generator
-        )  # on the CPU: the same everywhere
-        device = self.dit.frequencies.device
-        steps = num_inference_steps or self.defaults["num_inference_steps"]
-        scale = self.defaults["guidance_scale"] if guidance_scale is None else guidance_scale
+        # drawn on the CPU, so that a seed makes the same clip on every device
+        noise = torch.randn(len(prompts), math.prod(grid), numbers, generator=generator)
+        device = self.device
         with autocast(device):
             text, null = self.text(prompts), self.text([negative_prompt] * len(prompts))
             place = positions(grid, device)
@@ -104,26 +136,26 @@ class Sora:
         return to_frames(video)[:, :num_frames]
 
     def check(self, prompts: list[str], num_frames: int, height: int, width: int) -> None:
-        """Raises InputError for what the model cannot make; warns of words it does not know."""
-        if not prompts or not all(prompt.strip() for prompt in prompts):
+        """Raises InputError for what the model cannot make."""
+        if not prompts or not all(map(self.text.has_words, prompts)):
             raise InputError(
-                'the prompt is empty: say what to show, e.g. "a small red circle moving left on a black background"'
+                "the prompt is empty: say what to show, "
+                'e.g. "a small red circle moving left on a black background"'
             )
-        if not 1 <= num_frames <= self.makes["num_frames"]:
-            near = min(max(num_frames, 1), self.makes["num_frames"])
+        most = self.makes["num_frames"]
+        if not 1 <= num_frames <= most:
+            near = min(max(num_frames, 1), most)
             raise InputError(
-                f"these weights make 1 to {self.makes['num_frames']} frames, got {num_frames}: the nearest is {near}"
+                f"these weights make 1 to {most} frames, got {num_frames}: the nearest is {near}"
             )
         if (height, width) != (self.makes["height"], self.makes["width"]):
             size = f"{self.makes['height']} x {self.makes['width']}"
             raise InputError(
                 f"these weights make frames of {size}, got {height} x {width}: the nearest is {size}"
             )
-        unknown = list(
-            dict.fromkeys(word for prompt in prompts for word in self.text.unknown(prompt))
-        )
+
+    def warn_of_unknown_words(self, prompts: list[str]) -> None:
+        unknown = dict.fromkeys(word for prompt in prompts for word in self.text.unknown(prompt))
         if unknown:
-            warnings.warn(
-                f"the model has never seen these words and reads them as blanks: {', '.join(unknown)}",
-                stacklevel=3,
-            )
+            message = "the model has never seen these words and reads them as blanks: "
+            warnings.warn(message + ", ".join(unknown), stacklevel=4)

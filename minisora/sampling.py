@@ -1,4 +1,5 @@
-"""Samplers: solve dx/dt = v(x, t) from noise (t = 1) to data (t = 0). Generators, so every step can be watched."""
+"""Samplers: solve dx/dt = v(x, t) from noise (t = 1) to data (t = 0). Generators, so every step
+can be watched."""
 
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -12,7 +13,8 @@ Velocity = Callable[[Tensor, Tensor], Tensor]  # v(x, t) of x (B, ...) at noise 
 
 
 def noise_levels(steps: int, shift: float = 1.0) -> Tensor:
-    """The levels a sampler visits: steps + 1 of them from 1 to 0, nearer to noise for a larger shift."""
+    """The levels a sampler visits: steps + 1 of them from 1 to 0, nearer to noise for a larger
+    shift."""
     return shifted(torch.linspace(1, 0, steps + 1), shift)
 
 
@@ -24,7 +26,8 @@ def euler(velocity: Velocity, x: Tensor, levels: Tensor) -> Iterator[Tensor]:
 
 
 def heun(velocity: Velocity, x: Tensor, levels: Tensor) -> Iterator[Tensor]:
-    """Averages the velocities at both ends of each step, two evaluations each (Karras et al., EDM, algorithm 1).
+    """Averages the velocities at both ends of each step, two evaluations each (Karras et al., EDM,
+    algorithm 1).
 
     The last step is Euler's: at t = 0 there is no velocity to ask for.
     """
@@ -40,9 +43,11 @@ def heun(velocity: Velocity, x: Tensor, levels: Tensor) -> Iterator[Tensor]:
 def guided(
     velocity: Callable[[Tensor, Tensor, Tensor], Tensor], text: Tensor, null: Tensor, scale: float
 ) -> Velocity:
-    """Classifier-free guidance: v_null + scale (v_text - v_null), both in one batch. At scale 1 only the text is asked.
+    """Classifier-free guidance: v_null + scale (v_text - v_null), both in one batch. At scale 1
+    only the text is asked.
 
-    velocity(x, t, text); text and null: (B, L, width). Source: Ho & Salimans, "Classifier-Free Diffusion Guidance" (2022).
+    velocity(x, t, text); text and null: (B, L, width). Source: Ho & Salimans, "Classifier-Free
+    Diffusion Guidance" (2022).
     """
     if scale == 1:
         return lambda x, t: velocity(x, t, text)

@@ -1,6 +1,7 @@
 """Text: prompts become token states that the transformer attends to.
 
-An encoder is a module with `forward(prompts) -> (B, L, width)`, `width`, and `unknown(prompt)`, the words it cannot read.
+An encoder is a module with `forward(prompts) -> (B, L, width)`, `width`, `unknown(prompt)`, the
+words it cannot read, and `has_words(prompt)`.
 """
 
 import torch
@@ -41,7 +42,8 @@ class TextBlock(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """A small word-level encoder, trained with the transformer. The empty prompt, all padding, stands for no text."""
+    """A small word-level encoder, trained with the transformer. The empty prompt, all padding,
+    stands for no text."""
 
     def __init__(
         self, words: list[str], width: int = 128, depth: int = 2, heads: int = 4, length: int = 16
@@ -72,14 +74,20 @@ class TextEncoder(nn.Module):
         ]
 
     def tokenize(self, prompts: list[str]) -> Tensor:
-        """Prompts -> token numbers (B, L). Raises InputError if a prompt is longer than L words."""
+        """Prompts -> token numbers (B, L). Unknown words become padding, which training has seen.
+        Raises InputError if a prompt is longer than L words."""
         ids = [encoding.ids for encoding in self.tokenizer.encode_batch(prompts)]
         longest = max(map(len, ids))
         if longest > self.length:
             raise InputError(
                 f"a prompt has {longest} words, the model reads at most {self.length}: shorten it"
             )
-        return torch.tensor(ids, device=self.place.device)
+        tokens = torch.tensor(ids, device=self.place.device)
+        return tokens.masked_fill(tokens == self.tokenizer.token_to_id(UNKNOWN), 0)
+
+    def has_words(self, prompt: str) -> bool:
+        """Whether anything but punctuation is there, known or unknown."""
+        return any(token != PAD for token in self.tokenizer.encode(prompt).tokens)
 
     def forward(self, prompts: list[str]) -> Tensor:
         x = self.embedding(self.tokenize(prompts)) + self.place  # (B, L, width)

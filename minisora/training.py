@@ -1,6 +1,7 @@
 """Training with Lightning: one module per network, and the callbacks both share.
 
-Every random draw is a function of (seed, step, rank), so a resumed run repeats an uninterrupted one to the bit.
+Every random draw is a function of (seed, step, rank), so a resumed run repeats an uninterrupted
+one to the bit.
 """
 
 import subprocess
@@ -16,27 +17,31 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from minisora import video, weights, world
-from minisora.data import generator
+from minisora.data import ClipData, generator
 from minisora.dit import DiT
 from minisora.errors import InputError
 from minisora.flow import Target, draw_times, flow_loss, noised
 from minisora.metrics import oracle_scores, psnr
 from minisora.optim import MuonAdam, split_parameters
 from minisora.patches import Grid, grid_of, patchify, positions
-from minisora.pipeline import Sora, to_frames
+from minisora.pipeline import Sora, to_frames, to_pixels
 from minisora.text import TextEncoder
-from minisora.vae import VAE, vae_loss
+from minisora.vae import GROUP, VAE, vae_loss
 
 
 class Training(L.LightningModule):
-    """What both networks share: Muon and Adam, a warm-up and a linear decay to zero, draws by step."""
+    """What both networks share: Muon and Adam, a warm-up and a linear decay to zero, draws by
+    step."""
 
     def __init__(self, lr: float, adam_lr: float, warmup: int, seed: int) -> None:
         super().__init__()
         self.rates, self.warmup, self.seed = (lr, adam_lr), warmup, seed
 
-    def draws(self) -> torch.Generator:
-        return generator(self.seed, self.global_step, self.global_rank)
+    def draws(self, step: int) -> torch.Generator:
+        return generator(self.seed, step, self.global_rank)
+
+    def check(self, data: ClipData) -> None:
+        """Raises InputError if the network does not fit the data, before any of it is made."""
 
     def optimized(self) -> tuple[torch.nn.Module, list[torch.nn.Module]]:
         """The model, and those of its blocks whose matrices Muon steps."""
@@ -48,7 +53,8 @@ class Training(L.LightningModule):
         )
         total = max(1, int(self.trainer.estimated_stepping_batches))
         schedule = LambdaLR(
-            optimizer, lambda step: min((step + 1) / self.warmup, max(0.0, 1 - step / total))
+            optimizer,
+            lambda step: min((step + 1) / max(1, self.warmup), max(0.0, 1 - step / total)),
         )
         return {
             "optimizer": optimizer,
@@ -68,12 +74,21 @@ class Training(L.LightningModule):
 
 
 class VAETraining(Training):
-    """The VAE on clips. It starts as the linear PCA of the clips' patches, which stays beside it as the baseline."""
+    """The VAE on clips. It starts as the linear PCA of the clips' patches, which stays beside it
+    as the baseline."""
 
     def __init__(
-        self, channels: int = 16, space: int = 4, width: int = 64, depth: int = 3, kl_weight: float = 1e-5,
-        lr: float = 0.02, adam_lr: float = 2e-3, warmup: int = 50, seed: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        channels: int = 16,
+        space: int = 4,
+        width: int = 64,
+        depth: int = 3,
+        kl_weight: float = 1e-5,
+        lr: float = 0.02,
+        adam_lr: float = 2e-3,
+        warmup: int = 50,
+        seed: int = 0,
+    ) -> None:
         super().__init__(lr, adam_lr, warmup, seed)
         torch.manual_seed(seed)
         self.vae = VAE(channels, space, width, depth)
@@ -82,27 +97,29 @@ class VAETraining(Training):
     def optimized(self) -> tuple[torch.nn.Module, list[torch.nn.Module]]:
         return self.vae, [*self.vae.encoder[1:-1], *self.vae.decoder[1:-1]]
 
-    def on_fit_start(self) -> None:
-        data = self.trainer.datamodule
-        steps = range(max(1, 256 // data.batch_size))
-        clips = torch.cat([data.batch(step)["video"] for step in steps]).to(self.device)
-        pca = VAE(**self.vae.config).to(self.device)
-        pca.start_from_pca(clips)
-        self.baseline = [pca]  # in a list, so that it is no part of the checkpoint
-        if self.trainer.ckpt_path is None:
-            self.vae.start_from_pca(clips)
+    def setup(self, stage: str) -> None:
+        """Before the model is spread over devices and before a checkpoint is restored."""
+        clips = to_pixels(self.trainer.datamodule.frames[:256])
+        self.vae.start_from_pca(clips)
+        baseline = VAE(**self.vae.config)
+        baseline.start_from_pca(clips)
+        self.baseline = [baseline]  # in a list, so that it is no part of the checkpoint
 
     def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
-        loss, error, kl = vae_loss(self.vae, batch["video"], self.draws(), self.kl_weight)
+        loss, error, kl = vae_loss(
+            self.vae, batch["video"], self.draws(batch["step"]), self.kl_weight
+        )
         self.log_dict({"loss": loss, "error": error, "kl": kl}, prog_bar=True)
         return loss
 
     def validation_step(self, batch: dict[str, Any], _: int) -> None:
         """PSNR and the oracle's scores of reconstructed clips, beside those of the linear PCA."""
-        for vae, prefix in ((self.vae, "val"), (self.baseline[0], "pca")):
+        for vae, prefix in ((self.vae, "val"), (self.baseline[0].to(self.device), "pca")):
             rebuilt = vae.decode(vae.encode(batch["video"]))
             quality = psnr(rebuilt, batch["video"])
-            self.log(f"{prefix}/psnr", quality, batch_size=len(rebuilt), prog_bar=True, sync_dist=True)
+            self.log(
+                f"{prefix}/psnr", quality, batch_size=len(rebuilt), prog_bar=True, sync_dist=True
+            )
             self.log_scores(to_frames(rebuilt), batch["truths"], prefix)
 
     def export(self, folder: Path) -> None:
@@ -114,30 +131,48 @@ class VAETraining(Training):
 class DiTTraining(Training):
     """The diffusion transformer and its text encoder on latents of a trained VAE.
 
-    `t_mean`, `t_deviation`: the logit-normal noise levels; `text_drop`: share of clips trained without their caption;
-    `guidance`, `steps`, `shift`: how validation samples, and the exported model's defaults.
+    `t_mean`, `t_deviation`: the logit-normal noise levels; `text_drop`: share of clips trained
+    without their caption; `guidance`, `steps`, `shift`: how validation samples, and the exported
+    model's defaults.
     """
 
     def __init__(
-        self, size: str = "laptop", target: Target = "v", channels: int = 16, patch: Grid = (1, 2, 2),
-        text_width: int = 128, text_depth: int = 2, text_length: int = 16, text_drop: float = 0.1, t_mean: float = 0.5,
-        t_deviation: float = 1.0, lr: float = 0.02, adam_lr: float = 2e-3, warmup: int = 100, seed: int = 0,
-        guidance: float = 2.5, steps: int = 8, shift: float = 3.0,
-    ) -> None:  # fmt: skip
+        self,
+        size: str = "laptop",
+        target: Target = "v",
+        channels: int = 16,
+        patch: Grid = (1, 2, 2),
+        text_width: int = 128,
+        text_depth: int = 2,
+        text_length: int = 16,
+        text_drop: float = 0.1,
+        t_mean: float = 0.5,
+        t_deviation: float = 1.0,
+        lr: float = 0.02,
+        adam_lr: float = 2e-3,
+        warmup: int = 100,
+        seed: int = 0,
+        guidance: float = 2.0,
+        steps: int = 8,
+        shift: float = 1.5,
+    ) -> None:
         super().__init__(lr, adam_lr, warmup, seed)
         torch.manual_seed(seed)
         self.text = TextEncoder(sorted(world.WORDS), text_width, text_depth, length=text_length)
         self.dit = DiT(size, channels, patch, text_width, target)
         self.t_mean, self.t_deviation, self.text_drop = t_mean, t_deviation, text_drop
         self.defaults = {
-            "num_inference_steps": steps, "guidance_scale": guidance, "shift": shift, "sampler": "euler",
-        }  # fmt: skip
+            "num_inference_steps": steps,
+            "guidance_scale": guidance,
+            "shift": shift,
+            "sampler": "euler",
+        }
 
     def optimized(self) -> tuple[torch.nn.Module, list[torch.nn.Module]]:
         return self, [*self.dit.blocks, *self.text.blocks]
 
     def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
-        draws = self.draws()
+        draws = self.draws(batch["step"])
         latents = batch["latents"]  # (B, C, t, h, w)
         tokens = patchify(latents, self.dit.patch)  # (B, N, P)
         t = draw_times(len(tokens), draws, self.t_mean, self.t_deviation).to(tokens)
@@ -154,8 +189,9 @@ class DiTTraining(Training):
         return loss
 
     def validation_step(self, batch: dict[str, Any], index: int) -> None:
-        """The oracle's scores of clips sampled for the captions, beside the ceiling: the same for clips that only
-        went through the VAE. The first clips are written as a picture strip and an mp4."""
+        """The oracle's scores of clips sampled for the captions, beside the ceiling: the same for
+        clips that only went through the VAE. The first clips are written as an mp4, their
+        captions beside it."""
         sora = self.sora()
         draws = generator(self.seed, index, self.global_rank, stream=2)
         frames = sora(batch["captions"], *batch["video"].shape[2:], generator=draws)
@@ -171,24 +207,28 @@ class DiTTraining(Training):
                 "\n".join(batch["captions"][:16]) + "\n"
             )
 
+    def check(self, data: ClipData) -> None:
+        channels = self.dit.config["channels"]
+        if data.vae.channels != channels:
+            raise InputError(
+                f"model.channels is {channels}, the VAE has {data.vae.channels}: set it to that"
+            )
+        frames, height, width = data.shape
+        space = data.vae.space
+        grid_of((1 + (frames - 1) // GROUP, height // space, width // space), self.dit.patch)
+
     def sora(self) -> Sora:
         data = self.trainer.datamodule
-        if data.vae.channels != self.dit.config["channels"]:
-            raise InputError(
-                f"model.channels is {self.dit.config['channels']}, the VAE has {data.vae.channels}: set it to that"
-            )
         makes = dict(zip(("num_frames", "height", "width"), data.shape, strict=True))
         return Sora(data.vae.to(self.device), self.text, self.dit, makes, self.defaults)
-
-    def on_fit_start(self) -> None:
-        self.sora()  # a model that does not fit its VAE is said now, not at the first validation
 
     def export(self, folder: Path) -> None:
         self.sora().save(folder)
 
 
 class Progress(TQDMProgressBar):
-    """Steps done of all steps, with the time left (batches are endless, so Lightning knows no total)."""
+    """Steps done of all steps, with the time left (batches are endless, so Lightning knows no
+    total)."""
 
     @property
     def total_train_batches(self) -> int | float:
@@ -205,13 +245,15 @@ class Progress(TQDMProgressBar):
 class Export(Callback):
     """Writes the trained weights and where they come from to `<root>/weights` when training ends.
 
-    On validation it notes the scores, so that the record holds the whole curve, also of a resumed run.
+    On validation it notes the scores, so that the record holds the whole curve, also of a resumed
+    run.
     """
 
     def __init__(self) -> None:
         self.curve: list[dict[str, float]] = []
         self.minutes_before = 0.0
         self.commit = commit()
+        self.config: dict[str, Any] = {}  # what the command line was given
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.started = time.monotonic()
@@ -236,10 +278,17 @@ class Export(Callback):
             folder = Path(trainer.default_root_dir) / "weights"
             module.export(folder)
             record = {
-                "commit": self.commit, "seed": module.seed, "steps": trainer.global_step,
-                "minutes": round(self.minutes(), 1), "device": str(module.device), "threads": torch.get_num_threads(),
-                "precision": trainer.precision, "torch": torch.__version__, "curve": self.curve,
-            }  # fmt: skip
+                "commit": self.commit,
+                "config": self.config,
+                "seed": module.seed,
+                "steps": trainer.global_step,
+                "minutes": round(self.minutes(), 1),
+                "device": str(module.device),
+                "threads": torch.get_num_threads(),
+                "precision": trainer.precision,
+                "torch": torch.__version__,
+                "curve": self.curve,
+            }
             weights.note(folder, type(module).__name__.removesuffix("Training").lower(), record)
 
 

@@ -1,8 +1,9 @@
 """The video VAE: compresses time by 4 and space by 4 or 8. An image is a one-frame video.
 
-Frames form groups: the first frame alone (held for four frames), then fours. The encoder looks only inside a group, so
-a latent is a picture of its own four frames and of nothing else. The decoder is causal over groups and joins them.
-Both start as the linear PCA of patches; what the convolutions learn is added to it.
+Frames form groups: the first frame alone (held for four frames), then fours. The encoder looks
+only inside a group, so a latent is a picture of its own four frames and of nothing else. The
+decoder is causal over groups and joins them. Both start as the linear PCA of patches; what the
+convolutions learn is added to it.
 """
 
 from collections.abc import Iterable, Iterator
@@ -22,13 +23,15 @@ def grouped(video: Tensor) -> Tensor:
     if video.shape[2] % GROUP != 1:
         near = max(1, (video.shape[2] - 1) // GROUP * GROUP + 1)
         raise InputError(
-            f"the VAE takes 1 + 4k frames, got {video.shape[2]}: the nearest are {near} and {near + GROUP}"
+            f"the VAE takes 1 + 4k frames, got {video.shape[2]}: "
+            f"the nearest are {near} and {near + GROUP}"
         )
     return torch.cat([video[:, :, :1].expand(-1, -1, GROUP - 1, -1, -1), video], dim=2)
 
 
 class RMSNorm(nn.Module):
-    """Normalizes the channels of every position by their root mean square: (B, C, ...) -> the same."""
+    """Normalizes the channels of every position by their root mean square: (B, C, ...) -> the
+    same."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -51,7 +54,8 @@ class CausalConv(nn.Conv3d):
 
 
 class Block(nn.Module):
-    """A residual block whose last convolution starts at zero. `kernel` 1 looks inside a group, 2 one group back."""
+    """A residual block whose last convolution starts at zero. `kernel` 1 looks inside a group, 2
+    one group back."""
 
     def __init__(self, width: int, kernel: int) -> None:
         super().__init__()
@@ -72,9 +76,11 @@ def trunk(inputs: int, outputs: int, width: int, depth: int, kernel: int) -> nn.
 
 
 class VAE(nn.Module):
-    """Encodes (B, 3, 1 + 4k, H, W) in [-1, 1] to latents (B, channels, 1 + k, H / space, W / space) and back.
+    """Encodes (B, 3, 1 + 4k, H, W) in [-1, 1] to latents (B, channels, 1 + k, H / space, W /
+    space) and back.
 
-    Source: Kingma & Welling, "Auto-Encoding Variational Bayes" (2013); the video compression network of the Sora report.
+    Source: Kingma & Welling, "Auto-Encoding Variational Bayes" (2013); the video compression
+    network of the Sora report.
     """
 
     def __init__(
@@ -89,50 +95,43 @@ class VAE(nn.Module):
         self.encoder = trunk(numbers, 2 * channels, width, depth, kernel=1)
         self.decoder = trunk(channels, numbers, width, depth, kernel=2)
 
-    def fold(self, video: Tensor) -> Tensor:
-        """Cuts groups into patches and lays each patch's numbers along the channels."""
-        if any(side % self.space for side in video.shape[3:]):
-            raise InputError(
-                f"sizes must be multiples of {self.space}, got {video.shape[3]} x {video.shape[4]}"
-            )
-        return rearrange(
-            grouped(video),
-            "b c (t f) (h p) (w q) -> b (c f p q) t h w",
-            f=GROUP,
-            p=self.space,
-            q=self.space,
-        )
+    def fold(self, groups: Tensor) -> Tensor:
+        """Cuts whole groups (B, 3, 4t, H, W) into patches and lays each patch's numbers along the
+        channels: (B, numbers, t, h, w)."""
+        if any(side % self.space for side in groups.shape[3:]):
+            height, width = groups.shape[3:]
+            raise InputError(f"sizes must be multiples of {self.space}, got {height} x {width}")
+        cut = {"f": GROUP, "p": self.space, "q": self.space}
+        return rearrange(groups, "b c (t f) (h p) (w q) -> b (c f p q) t h w", **cut)
 
     def unfold(self, patches: Tensor) -> Tensor:
-        return rearrange(
-            patches,
-            "b (c f p q) t h w -> b c (t f) (h p) (w q)",
-            c=3,
-            f=GROUP,
-            p=self.space,
-            q=self.space,
-        )
+        cut = {"c": 3, "f": GROUP, "p": self.space, "q": self.space}
+        return rearrange(patches, "b (c f p q) t h w -> b c (t f) (h p) (w q)", **cut)
 
     def posterior(self, video: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the latents' distribution."""
-        patches = self.fold(video)  # (B, numbers, t, h, w)
-        residual, log_variance = self.encoder(patches).chunk(
-            2, dim=1
-        )  # (B, channels, t, h, w) each
-        return self.encode_linear(patches) + residual, (log_variance - 6.0).clamp(-14.0, 4.0)
+        return self._encode_groups(grouped(video))
 
     def encode(self, video: Tensor) -> Tensor:
         return self.posterior(video)[0]
 
+    def _encode_groups(self, groups: Tensor) -> tuple[Tensor, Tensor]:
+        patches = self.fold(groups)  # (B, numbers, t, h, w)
+        residual, log_variance = self.encoder(patches).chunk(2, dim=1)  # (B, channels, t, h, w)
+        # training starts with little noise, a deviation of e^-3, and finds its own
+        return self.encode_linear(patches) + residual, (log_variance - 6.0).clamp(-14.0, 4.0)
+
     def decode(self, latents: Tensor) -> Tensor:
-        """(B, channels, 1 + k, h, w) -> (B, 3, 1 + 4k, H, W). The first group keeps only its last frame."""
+        """(B, channels, 1 + k, h, w) -> (B, 3, 1 + 4k, H, W). The first group keeps only its last
+        frame."""
         return self._decode_groups(latents)[:, :, GROUP - 1 :]
 
     def _decode_groups(self, latents: Tensor) -> Tensor:
         return self.unfold(self.decode_linear(latents) + self.decoder(latents))
 
     def encode_stream(self, frames: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Encodes frames (B, 3, H, W) as they come; yields a latent (B, channels, 1, h, w) for each finished group.
+        """Encodes frames (B, 3, H, W) as they come; yields a latent (B, channels, 1, h, w) for
+        each finished group.
 
         Raises InputError if the stream ends inside a group.
         """
@@ -140,17 +139,18 @@ class VAE(nn.Module):
         for number, frame in enumerate(frames):
             group.append(frame)
             if number == 0 or len(group) == GROUP:
-                held = torch.stack(group * (GROUP if number == 0 else 1), dim=2)
-                # a leading group that `grouped` completes is encoded beside this one, and dropped
-                yield self.encode(torch.cat([held[:, :, :1], held], dim=2))[:, :, 1:]
+                whole = group * GROUP if number == 0 else group  # the first frame is held
+                yield self._encode_groups(torch.stack(whole, dim=2))[0]
                 group = []
         if group:
+            short = GROUP - len(group)
             raise InputError(
-                f"the VAE takes 1 + 4k frames: the stream ended {GROUP - len(group)} frames short of a group"
+                f"the VAE takes 1 + 4k frames: the stream ended {short} frames short of a group"
             )
 
     def decode_stream(self, latents: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Decodes latents (B, channels, 1, h, w) as they come; yields (B, 3, 1, H, W), then (B, 3, 4, H, W) each.
+        """Decodes latents (B, channels, 1, h, w) as they come; yields (B, 3, 1, H, W), then (B, 3,
+        4, H, W) each.
 
         The decoder sees `depth` groups back, so no more than these are kept.
         """
@@ -162,12 +162,13 @@ class VAE(nn.Module):
 
     @torch.no_grad()
     def start_from_pca(self, video: Tensor) -> None:
-        """Sets the linear path to the PCA of the video's patches, the best linear code of this size.
+        """Sets the linear path to the PCA of the video's patches, the best linear code of this
+        size.
 
-        Latents keep 30% of the principal components' spread (in logarithm) and have mean square 1: noise then
-        drowns fine detail first and the layout of the picture last.
+        Latents keep 30% of the principal components' spread (in logarithm) and have mean square 1:
+        noise then drowns fine detail first and the layout of the picture last.
         """
-        patches = rearrange(self.fold(video), "b n t h w -> (b t h w) n").double()
+        patches = rearrange(self.fold(grouped(video)), "b n t h w -> (b t h w) n").double()
         mean = patches.mean(0)
         variances, directions = torch.linalg.eigh(
             (patches - mean).T @ (patches - mean) / len(patches)
@@ -186,8 +187,8 @@ class VAE(nn.Module):
 def vae_loss(
     vae: VAE, video: Tensor, generator: torch.Generator, kl_weight: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Squared error of the reconstruction from a drawn latent, plus the weighted KL divergence from N(0, 1), both as
-    means per element. Returns loss, reconstruction error, KL."""
+    """Squared error of the reconstruction from a drawn latent, plus the weighted KL divergence
+    from N(0, 1), both as means per element. Returns loss, reconstruction error, KL."""
     mean, log_variance = vae.posterior(video)
     eps = torch.randn(mean.shape, generator=generator).to(mean)
     error = F.mse_loss(vae.decode(mean + (0.5 * log_variance).exp() * eps).float(), video)

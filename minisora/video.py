@@ -1,11 +1,12 @@
-"""Video in and out: mp4, gif, png (a film strip or one image) and webp by suffix, through PyAV and Pillow."""
+"""Video in and out: mp4, gif, png (a film strip or one image) and webp by suffix, through PyAV and
+Pillow."""
 
 import os
 from pathlib import Path
 
 import av
 import numpy as np
-from PIL import Image, ImageSequence, UnidentifiedImageError
+from PIL import Image, ImageSequence
 
 from minisora.errors import InputError
 
@@ -13,18 +14,26 @@ SUFFIXES = (".mp4", ".gif", ".png", ".webp")
 
 
 def read(path: str | Path) -> np.ndarray:
-    """All frames of a video or image, uint8 (T, H, W, 3). Raises InputError if it cannot be opened."""
+    """All frames of a video or image, uint8 (T, H, W, 3). Raises InputError if it cannot be read.
+
+    gif and webp keep a frame that does not change once, with its duration: it is repeated here for
+    every eighth of a second.
+    """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"no such file: {path}")
     try:
-        if path.suffix.lower() == ".webp":  # FFmpeg writes animated webp but cannot read it
+        if path.suffix.lower() in (".gif", ".webp"):
             with Image.open(path) as image:
-                frames = [np.array(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)]
+                frames = [
+                    np.array(frame.convert("RGB"))
+                    for frame in ImageSequence.Iterator(image)
+                    for _ in range(max(1, round(frame.info.get("duration", 0) * 8 / 1000)))
+                ]
         else:
             with av.open(str(path)) as container:
                 frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    except (av.FFmpegError, IndexError, UnidentifiedImageError) as error:
+    except (av.FFmpegError, IndexError, OSError) as error:
         raise InputError(f"{path} cannot be read as a video: {error}") from None
     if not frames:
         raise InputError(f"{path} holds no frames")
@@ -32,7 +41,8 @@ def read(path: str | Path) -> np.ndarray:
 
 
 def check_output(path: str | Path) -> Path:
-    """The path, if a clip can be written there. Raises InputError for an unknown suffix or an unwritable folder."""
+    """The path, if a clip can be written there. Raises InputError for an unknown suffix or an
+    unwritable folder."""
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(
@@ -48,10 +58,12 @@ def check_output(path: str | Path) -> Path:
 
 
 def write(path: str | Path, frames: np.ndarray, fps: float = 8, scale: int = 1) -> Path:
-    """Writes uint8 frames (T, H, W, 3) by suffix, each pixel as scale x scale. The file appears whole or not at all.
+    """Writes uint8 frames (T, H, W, 3) by suffix, each pixel as scale x scale. The file appears
+    whole or not at all.
 
-    mp4: H.264; sizes must be even, so an odd side is repeated once. gif and webp loop. png: one frame is an image, more
-    are a film strip from left to right. Raises InputError for an unknown suffix or a path that cannot be written.
+    mp4: H.264; sizes must be even, so an odd side is repeated once. gif and webp loop. png: one
+    frame is an image, more are a film strip from left to right. Raises InputError for an unknown
+    suffix or a path that cannot be written.
     """
     path = check_output(path)
     frames = np.asarray(frames)
@@ -101,7 +113,8 @@ def write_mp4(path: Path, frames: np.ndarray, fps: float) -> None:
 
 
 def tile(clips: np.ndarray, columns: int) -> np.ndarray:
-    """Lays clips (B, T, H, W, 3) out in rows of `columns`, with a white line between: (T, H', W', 3)."""
+    """Lays clips (B, T, H, W, 3) out in rows of `columns`, with a white line between: (T, H', W',
+    3)."""
     clips = np.pad(
         clips, [(0, -len(clips) % columns), (0, 0), (1, 1), (1, 1), (0, 0)], constant_values=255
     )

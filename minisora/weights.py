@@ -16,7 +16,8 @@ Part = TypeVar("Part", bound=nn.Module)
 
 
 def shipped() -> Path:
-    """The weights that come with the package: inside it when installed from a wheel, else in the checkout's data/."""
+    """The weights that come with the package: inside it when installed from a wheel, else in the
+    checkout's data/."""
     inside = Path(__file__).parent / "weights"
     return inside if inside.is_dir() else Path(__file__).parent.parent / "data" / "weights"
 
@@ -34,8 +35,8 @@ def read_config(folder: str | Path) -> dict[str, Any]:
 
 
 def save(folder: str | Path, config: dict[str, Any], **parts: nn.Module) -> None:
-    """Writes each part in bfloat16 beside config.json, which gains the part's own `config`. Files appear whole or not
-    at all; what the folder already has of other parts stays."""
+    """Writes each part in bfloat16 beside config.json, which gains the part's own `config`. Files
+    appear whole or not at all; what the folder already has of other parts stays."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / "config.json").exists():
@@ -62,7 +63,8 @@ def note(folder: str | Path, name: str, record: dict[str, Any]) -> None:
 def load(folder: str | Path, name: str, kind: type[Part]) -> Part:
     """Builds part `name` from its config and loads its weights, in float32 and ready to use.
 
-    Raises InputError for a missing or damaged file, and for weights that do not fit the config, naming the key.
+    Raises InputError for a missing or damaged file, and for weights that do not fit the config,
+    naming the key.
     """
     config = read_config(folder)
     path = Path(folder) / f"{name}.safetensors"

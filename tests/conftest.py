@@ -1,7 +1,6 @@
 import pytest
 import torch
 
-from minisora import weights
 from minisora.dit import DiT
 from minisora.pipeline import Sora
 from minisora.text import TextEncoder
@@ -28,9 +27,3 @@ def tiny_sora() -> Sora:
     text = shake(TextEncoder(sorted(WORDS), width=32, depth=1))
     dit = shake(DiT("tiny", channels=4, patch=(1, 1, 1), text_width=32))
     return Sora(vae, text, dit, MAKES, DEFAULTS)
-
-
-@pytest.fixture(scope="session")
-def sora() -> Sora:
-    """The shipped weights, on the CPU."""
-    return Sora.from_pretrained(weights.shipped(), device="cpu")

@@ -29,8 +29,24 @@ def test_the_demo_shows_just_that(tmp_path: Path, capsys) -> None:
 
 def test_options(tmp_path: Path) -> None:
     out = tmp_path / "one.png"
-    main(["sample", "a small red circle on a black background", "--out", str(out), "--num-frames", "1", "--scale", "2",
-          "--seed", "3", "--steps", "4", "--guidance-scale", "2"])  # fmt: skip
+    main(
+        [
+            "sample",
+            "a small red circle on a black background",
+            "--out",
+            str(out),
+            "--num-frames",
+            "1",
+            "--scale",
+            "2",
+            "--seed",
+            "3",
+            "--steps",
+            "4",
+            "--guidance-scale",
+            "2",
+        ]
+    )
     assert video.read(out).shape == (1, 64, 64, 3)
 
 
@@ -79,18 +95,14 @@ def test_evaluate_writes_the_table_and_the_numbers(
 def test_doctor(capsys) -> None:
     main(["doctor"])
     said = capsys.readouterr().out
-    assert "libx264 yes" in said and "threads" in said and said.count("frames read back") == 4
+    assert "libx264 yes" in said and "threads" in said and said.count(" 17 frames read back") == 3
 
 
-def test_sampling_imports_no_trainer() -> None:
-    code = "import sys; from minisora.cli import main; main(['sample', 'a red star', '--out', sys.argv[1]]); " \
-           "sys.exit(bool({'lightning', 'wandb', 'IPython', 'torchmetrics', 'matplotlib'} & set(sys.modules)))"  # fmt: skip
-    subprocess.run(
-        [sys.executable, "-c", code, "/dev/null/x.mp4"], check=False, capture_output=True
+def test_sampling_imports_no_trainer(tmp_path: Path) -> None:
+    code = (
+        "import sys; from minisora.cli import main; main(['sample', 'a red star', '--out', sys.argv[1]]);"
+        "print(sorted({'lightning', 'wandb', 'IPython', 'torchmetrics', 'matplotlib'} & set(sys.modules)))"
     )
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(
-            [sys.executable, "-c", code, f"{folder}/clip.gif"], check=True, capture_output=True
-        )
+    command = [sys.executable, "-c", code, str(tmp_path / "clip.gif")]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert said.endswith("[]\n")

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from minisora import InputError, Sora, weights
+from minisora.text import TextEncoder
 
 
 def draws(seed: int = 0) -> torch.Generator:
@@ -73,6 +74,8 @@ def test_bad_prompts_and_sizes(tiny_sora: Sora) -> None:
     for arguments, words in (
         ({"prompt": " "}, "the prompt is empty"),
         ({"prompt": []}, "the prompt is empty"),
+        ({"prompt": "..."}, "the prompt is empty"),
+        ({"num_inference_steps": 0}, "1 or more, got 0"),
         ({"num_frames": 18}, "1 to 17 frames, got 18: the nearest is 17"),
         ({"num_frames": 0}, "the nearest is 1"),
         ({"height": 30}, "got 30 x 32: the nearest is 32 x 32"),
@@ -83,11 +86,18 @@ def test_bad_prompts_and_sizes(tiny_sora: Sora) -> None:
 
 
 def test_unknown_words_are_named_once(tiny_sora: Sora) -> None:
-    with pytest.warns(UserWarning, match="reads them as blanks: crimson, disc$"):
-        tiny_sora(["a crimson circle", "a crimson disc"])
+    with pytest.warns(UserWarning, match="reads them as blanks: crimson, disc, ugly$") as caught:
+        tiny_sora(["a crimson circle", "a crimson disc"], negative_prompt="ugly")
+    assert caught[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         tiny_sora("a red circle")
+
+
+def test_parts_of_two_models_do_not_mix(tiny_sora: Sora) -> None:
+    other = TextEncoder(["red"], width=16)
+    with pytest.raises(InputError, match="numbers of a text token are 16, the DiT takes 32"):
+        Sora(tiny_sora.vae, other, tiny_sora.dit, tiny_sora.makes, tiny_sora.defaults)
 
 
 def test_damaged_weights(tiny_sora: Sora, tmp_path: Path) -> None:
@@ -110,7 +120,7 @@ def test_damaged_weights(tiny_sora: Sora, tmp_path: Path) -> None:
         json.dumps(config | {"dit": config["dit"] | {"text_width": 64}})
     )
     refused(
-        r"does not fit its config: blocks.0.attention.context_kv.weight has shape \(128, 32\), the config needs \(128, 64\)"
+        r"blocks.0.attention.context_kv.weight has shape \(128, 32\), the config needs \(128, 64\)"
     )
     (tmp_path / "config.json").write_text(
         json.dumps(config | {"dit": config["dit"] | {"heads": 64}})

@@ -37,15 +37,33 @@ def test_every_config_parses_and_says_what_to_expect(config: Path) -> None:
     assert command in header and "Hardware" in header and "Time" in header and "Expect" in header
     shown = subprocess.run(
         [sys.executable, "-m", "minisora.cli", *command.split()[1:], "--print_config"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert yaml.safe_load(shown.stdout)["trainer"]["max_steps"] == yaml.safe_load(config.read_text())["trainer"]["max_steps"]
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (
+        yaml.safe_load(shown.stdout)["trainer"]["max_steps"]
+        == yaml.safe_load(config.read_text())["trainer"]["max_steps"]
+    )
 
 
 def test_wandb_overlay_parses() -> None:
-    pytest.importorskip("wandb")
-    arguments = ["fit", "dit", "--config", "configs/tiny/dit.yaml", "--config", "configs/wandb.yaml", "--print_config"]
-    shown = subprocess.run([sys.executable, "-m", "minisora.cli", *arguments], cwd=ROOT, capture_output=True, text=True)
+    arguments = [
+        "fit",
+        "dit",
+        "--config",
+        "configs/tiny/dit.yaml",
+        "--config",
+        "configs/wandb.yaml",
+        "--print_config",
+    ]
+    shown = subprocess.run(
+        [sys.executable, "-m", "minisora.cli", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert "WandbLogger" in shown.stdout and "offline: true" in shown.stdout, shown.stderr
 
 
@@ -61,8 +79,12 @@ def test_readme_commands_are_understood() -> None:
 
 
 def test_the_weights_work_from_a_wheel(tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
-                   cwd=ROOT, check=True, capture_output=True)  # fmt: skip
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
@@ -70,11 +92,38 @@ def test_the_weights_work_from_a_wheel(tmp_path: Path) -> None:
         "import minisora; assert 'site' in minisora.__file__; from minisora import weights; "
         "assert 'site' in str(weights.shipped()); print(minisora.Sora.from_pretrained()('a red star').shape)"
     )
-    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "site", capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path / "site",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert run.stdout.strip() == "(1, 17, 32, 32, 3)"
 
 
+def test_the_shipped_weights_keep_their_promises() -> None:
+    """The figures that were asked of them, as the evaluation measured them."""
+    result = json.loads((ROOT / "data" / "weights" / "evaluation.json").read_text())
+    splits, pca = result["splits"], result["pca"]
+    assert result["clips"] >= 500
+    assert splits["seen"]["psnr"] >= 31 and splits["seen"]["psnr"] > pca["psnr"] + 3
+    for entry in splits.values():
+        assert entry["ceiling"]["all"]["right"] >= 0.98
+    assert splits["held-out pairs"]["scores"]["all"]["right"] >= 0.6
+    for name in ("background", "color", "size"):
+        assert splits["held-out pairs"]["scores"][name]["right"] >= 0.95
+    parts = (ROOT / "data" / "weights").glob("*.safetensors")
+    assert sum(path.stat().st_size for path in parts) < 10_000_000
+
+
 def test_no_file_is_large_but_the_weights() -> None:
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     files = [ROOT / name for name in listed.stdout.split("\0") if name]
-    assert [f.name for f in files if f.exists() and f.stat().st_size > 1_000_000 and f.suffix != ".safetensors"] == []
+    assert [
+        f.name
+        for f in files
+        if f.exists() and f.stat().st_size > 1_000_000 and f.suffix != ".safetensors"
+    ] == []

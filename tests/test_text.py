@@ -27,6 +27,19 @@ def test_unknown_words_are_named(text: TextEncoder) -> None:
     assert text.unknown("a tiny red circle Zooming left") == ["tiny", "Zooming"]
 
 
+def test_unknown_words_read_as_padding(text: TextEncoder) -> None:
+    """Training never sees the token of unknown words, so it must not be let in."""
+    before = text(["a crimson star"])
+    with torch.no_grad():
+        text.embedding.weight[1] += 10
+    assert torch.equal(text(["a crimson star"]), before)
+    assert not torch.allclose(text(["a red star"]), before)
+
+
+def test_what_has_words(text: TextEncoder) -> None:
+    assert text.has_words("crimson") and not text.has_words("...!") and not text.has_words(" ")
+
+
 def test_order_matters(text: TextEncoder) -> None:
     a, b = text(["red circle left", "left circle red"])
     assert not torch.allclose(a.mean(0), b.mean(0), atol=1e-3)

@@ -7,18 +7,24 @@ from pathlib import Path
 import pytest
 import torch
 
-from minisora import Sora, weights
+from minisora import Sora
 from minisora.cli import main
-from minisora.vae import VAE
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
 
 def fit(stage: str, root: Path, *arguments: str) -> None:
-    main([
-        "fit", stage, f"--config={CONFIGS}/tiny/{stage}.yaml", f"--trainer.default_root_dir={root / stage}",
-        f"--trainer.logger.init_args.save_dir={root}", "--trainer.enable_progress_bar=false", *arguments,
-    ])  # fmt: skip
+    main(
+        [
+            "fit",
+            stage,
+            f"--config={CONFIGS}/tiny/{stage}.yaml",
+            f"--trainer.default_root_dir={root / stage}",
+            f"--trainer.logger.init_args.save_dir={root}",
+            "--trainer.enable_progress_bar=false",
+            *arguments,
+        ]
+    )
 
 
 def losses(root: Path, stage: str) -> dict[int, str]:
@@ -30,9 +36,12 @@ def losses(root: Path, stage: str) -> dict[int, str]:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("runs")
     fit("vae", root)
-    keep = ["--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint",
-            "--trainer.callbacks.every_n_train_steps=30", "--trainer.callbacks.save_top_k=-1",
-            f"--trainer.callbacks.dirpath={root / 'kept'}"]  # fmt: skip
+    keep = [
+        "--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint",
+        "--trainer.callbacks.every_n_train_steps=30",
+        "--trainer.callbacks.save_top_k=-1",
+        f"--trainer.callbacks.dirpath={root / 'kept'}",
+    ]
     fit("dit", root, f"--data.vae={root / 'vae' / 'weights'}", *keep)
     return root
 
@@ -48,22 +57,19 @@ def test_resuming_repeats_the_uninterrupted_run_to_the_bit(trained: Path, tmp_pa
     whole, resumed = losses(trained, "dit"), losses(tmp_path, "dit")
     assert list(resumed) == list(range(30, 60))
     assert resumed == {step: whole[step] for step in resumed}
-    ours, theirs = (
-        weights.load(root / "dit" / "weights", "vae", VAE) for root in (trained, tmp_path)
-    )
-    assert all(
-        torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True)
-    )
     a, b = (Sora.from_pretrained(root / "dit" / "weights") for root in (trained, tmp_path))
-    assert all(
-        torch.equal(p, q) for p, q in zip(a.dit.parameters(), b.dit.parameters(), strict=True)
-    )
+    for ours, theirs in ((a.dit, b.dit), (a.text, b.text)):
+        pairs = zip(ours.parameters(), theirs.parameters(), strict=True)
+        assert all(torch.equal(p, q) for p, q in pairs)
 
 
 def test_resuming_the_vae_too(trained: Path, tmp_path: Path) -> None:
-    keep = ["--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint",
-            "--trainer.callbacks.every_n_train_steps=10", "--trainer.callbacks.save_top_k=-1",
-            f"--trainer.callbacks.dirpath={tmp_path / 'kept'}"]  # fmt: skip
+    keep = [
+        "--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint",
+        "--trainer.callbacks.every_n_train_steps=10",
+        "--trainer.callbacks.save_top_k=-1",
+        f"--trainer.callbacks.dirpath={tmp_path / 'kept'}",
+    ]
     fit("vae", tmp_path / "whole", *keep)
     fit(
         "vae",
@@ -71,9 +77,13 @@ def test_resuming_the_vae_too(trained: Path, tmp_path: Path) -> None:
         f"--ckpt_path={next((tmp_path / 'kept').glob('*step=10.ckpt'))}",
     )
     whole, resumed = losses(tmp_path / "whole", "vae"), losses(tmp_path / "resumed", "vae")
-    assert list(resumed) == list(range(10, 20)) and resumed == {
-        step: whole[step] for step in resumed
-    }
+    assert list(resumed) == list(range(10, 20))
+    assert resumed == {step: whole[step] for step in resumed}
+    fit(
+        "vae", tmp_path / "whole", f"--ckpt_path={next((tmp_path / 'kept').glob('*step=10.ckpt'))}"
+    )
+    before = tmp_path / "whole" / "vae" / "metrics-before.csv"
+    assert before.exists()  # resuming in place keeps the log of the first part
 
 
 def test_exports_the_averaged_weights_with_their_provenance(trained: Path) -> None:
@@ -91,6 +101,7 @@ def test_exports_the_averaged_weights_with_their_provenance(trained: Path) -> No
     record = json.loads((folder / "provenance.json").read_text())["dit"]
     assert record["steps"] == 60 and [point["step"] for point in record["curve"]] == [30, 60]
     assert {"val/all", "ceiling/all"} <= set(record["curve"][-1])
+    assert record["config"]["model"]["size"] == "tiny" and record["config"]["max_steps"] == 60
     assert list((trained / "dit" / "samples").glob("step-000060.mp4"))
 
 
@@ -98,15 +109,32 @@ def test_a_model_that_does_not_fit_is_refused_in_a_sentence(
     trained: Path, tmp_path: Path, capsys
 ) -> None:
     for arguments, words in (
-        ([f"--data.vae={trained / 'vae' / 'weights'}", "--model.channels=8"], "model.channels is 8, the VAE has 16"),
-        ([f"--data.vae={tmp_path / 'nowhere'}"], "no weights in"),
-        ([f"--data.vae={trained / 'vae' / 'weights'}", f"--ckpt_path={tmp_path / 'no.ckpt'}"], "no such checkpoint"),
         (
-            [f"--data.vae={trained / 'vae' / 'weights'}", "--model.text_width=16",
-             f"--ckpt_path={next((trained / 'kept').glob('*step=30.ckpt'))}"],
+            [f"--data.vae={trained / 'vae' / 'weights'}", "--trainer.max_steps=-1"],
+            "set trainer.max_steps",
+        ),
+        (
+            [f"--data.vae={trained / 'vae' / 'weights'}", "--model.size=huge"],
+            "no DiT of size 'huge'",
+        ),
+        (
+            [f"--data.vae={trained / 'vae' / 'weights'}", "--model.channels=8"],
+            "model.channels is 8, the VAE has 16",
+        ),
+        ([f"--data.vae={tmp_path / 'nowhere'}"], "no weights in"),
+        (
+            [f"--data.vae={trained / 'vae' / 'weights'}", f"--ckpt_path={tmp_path / 'no.ckpt'}"],
+            "no such checkpoint",
+        ),
+        (
+            [
+                f"--data.vae={trained / 'vae' / 'weights'}",
+                "--model.text_width=16",
+                f"--ckpt_path={next((trained / 'kept').glob('*step=30.ckpt'))}",
+            ],
             "text.place",
         ),
-    ):  # fmt: skip
+    ):
         with pytest.raises(SystemExit) as stop:
             fit("dit", tmp_path, *arguments)
         assert stop.value.code == 2 and words in capsys.readouterr().err

@@ -4,7 +4,7 @@ from conftest import shake
 
 from minisora import InputError
 from minisora.data import ClipData
-from minisora.vae import VAE, vae_loss
+from minisora.vae import VAE, grouped, vae_loss
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_starts_as_the_best_linear_code() -> None:
     video = data.batch(0)["video"]
     vae = VAE(channels=8, space=4, width=16, depth=1)
     vae.start_from_pca(video)
-    patches = vae.fold(video)
+    patches = vae.fold(grouped(video))
     centered = (patches - patches.mean((0, 2, 3, 4), keepdim=True)).transpose(0, 1).flatten(1)
     lost = torch.linalg.svdvals(centered.double())[8:].square().sum()
     error = (vae.decode_linear(vae.encode(video)) - patches).square().sum()

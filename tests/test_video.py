@@ -8,14 +8,20 @@ from minisora import InputError, video, world
 CLIP = world.clip(0, 0).frames
 
 
+STILL = next(
+    c.frames for i in range(99) if (c := world.clip(0, i)).truth["motion"] == "standing still"
+)
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".gif", ".webp", ".MP4"])
-def test_what_is_written_reads_back(tmp_path: Path, suffix: str) -> None:
-    path = video.write(tmp_path / f"clip{suffix}", CLIP, fps=8, scale=4)
+@pytest.mark.parametrize("clip", [CLIP, STILL], ids=["moving", "still"])
+def test_what_is_written_reads_back(tmp_path: Path, suffix: str, clip: np.ndarray) -> None:
+    path = video.write(tmp_path / f"clip{suffix}", clip, fps=8, scale=4)
     back = video.read(path)
     assert back.shape == (17, 128, 128, 3)
     small = back[:, 2::4, 2::4]
-    assert np.abs(small.astype(int) - CLIP).mean() < 6
-    assert world.describe(np.ascontiguousarray(small))["motion"] == world.describe(CLIP)["motion"]
+    assert np.abs(small.astype(int) - clip).mean() < 6
+    assert world.describe(np.ascontiguousarray(small))["motion"] == world.describe(clip)["motion"]
 
 
 def test_png_is_a_film_strip_or_an_image(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
-"""The toy universe. A world is `clip(seed, index, ...)` -> frames, captions and truth, and `describe(frames)`, the
-oracle that reads the truth back from the pixels."""
+"""The toy universe. A world is `clip(seed, index, ...)` -> frames, captions and truth, and
+`describe(frames)`, the oracle that reads the truth back from the pixels."""
 
 from minisora.world.oracle import ATTRIBUTES, agree, describe
 from minisora.world.shapes import (
@@ -14,5 +14,15 @@ from minisora.world.shapes import (
 )
 
 __all__ = [
-    "ATTRIBUTES", "HELD_OUT", "HELD_OUT_MOTIONS", "SPLITS", "WORDS", "Clip", "agree", "caption", "clip", "describe", "draw_attributes",
-]  # fmt: skip
+    "ATTRIBUTES",
+    "HELD_OUT",
+    "HELD_OUT_MOTIONS",
+    "SPLITS",
+    "WORDS",
+    "Clip",
+    "agree",
+    "caption",
+    "clip",
+    "describe",
+    "draw_attributes",
+]

@@ -1,8 +1,9 @@
 """The oracle: reads a clip's pixels back into the words of the world. It needs no learning.
 
-It explains the clip by synthesis: find the background, the color, then for each shape the center and radius that the
-covered area asks for, draw that shape, and keep the one which leaves the least unexplained. What is left says whether
-one object explains the clip; how its center and radius change says how it moves.
+It explains the clip by synthesis: find the background, the color, then for each shape the center
+and radius that the covered area asks for, draw that shape, and keep the one which leaves the least
+unexplained. What is left says whether one object explains the clip; how its center and radius
+change says how it moves.
 """
 
 from typing import Any
@@ -25,9 +26,12 @@ from minisora.world.shapes import (
 
 ATTRIBUTES = ("shape", "color", "motion", "size", "background")
 AREA = {  # of a shape of radius 1
-    "circle": np.pi, "square": 1.76**2, "triangle": 3 * np.sqrt(3) * 0.62**2,
-    "star": 5 * 1.25 * 0.55 * np.sin(np.pi / 5), "cross": 8 * 1.05 * 0.34 - 4 * 0.34**2,
-}  # fmt: skip
+    "circle": np.pi,
+    "square": 1.76**2,
+    "triangle": 3 * np.sqrt(3) * 0.62**2,
+    "star": 5 * 1.25 * 0.55 * np.sin(np.pi / 5),
+    "cross": 8 * 1.05 * 0.34 - 4 * 0.34**2,
+}
 MISFIT = 0.30  # unexplained energy around the object, as a share of the object's own, in the worst frame
 STRAY = 0.10  # pixels of something else, as a share of the object's area, in the worst frame
 LAWLESS = 1.5  # units between the object's center and the law of its motion, in the worst frame
@@ -36,8 +40,9 @@ LAWLESS = 1.5  # units between the object's center and the law of its motion, in
 def describe(frames: np.ndarray) -> dict[str, Any]:
     """Reads frames, uint8 (T, H, W, 3): a clip, a window of one, or an image.
 
-    Returns shape, color, motion (None for an image), size (None when it grows or shrinks), background, `clean` (one
-    object explains every frame and moves by one law) and `position`, (T, 2) as (x, y) in pixels, nan where no object is.
+    Returns shape, color, motion (None for an image), size (None when it grows or shrinks),
+    background, `clean` (one object explains every frame and moves by one law) and `position`, (T,
+    2) as (x, y) in pixels, nan where no object is.
     """
     frames = np.asarray(frames)
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
@@ -65,8 +70,15 @@ def describe(frames: np.ndarray) -> dict[str, Any]:
     one = bool(
         np.all(np.isfinite(area)) and np.all(misfit < MISFIT) and np.all(stray < STRAY * area)
     )
-    return {"shape": shape, "color": color, "motion": motion, "size": size, "background": background,
-            "clean": one and lawful, "position": position}  # fmt: skip
+    return {
+        "shape": shape,
+        "color": color,
+        "motion": motion,
+        "size": size,
+        "background": background,
+        "clean": one and lawful,
+        "position": position,
+    }
 
 
 def agree(truth: dict[str, Any], read: dict[str, Any]) -> dict[str, bool]:
@@ -101,8 +113,8 @@ def blurred(alpha: np.ndarray) -> np.ndarray:
 
 
 def read_color(difference: np.ndarray, background: str) -> tuple[str, np.ndarray, np.ndarray]:
-    """The color whose mixtures with the background come nearest to the pixels, how much of it each pixel holds
-    (T, H, W), and its contrast with the background (3,)."""
+    """The color whose mixtures with the background come nearest to the pixels, how much of it each
+    pixel holds (T, H, W), and its contrast with the background (3,)."""
     best = None
     for name, rgb in COLORS.items():
         contrast = np.array(rgb) - np.array(BACKGROUNDS[background])
@@ -116,8 +128,9 @@ def read_color(difference: np.ndarray, background: str) -> tuple[str, np.ndarray
 def read_shape(
     difference: np.ndarray, contrast: np.ndarray, alpha: np.ndarray, near: np.ndarray
 ) -> tuple[str, np.ndarray, np.ndarray, np.ndarray]:
-    """The shape that explains the covered pixels best, its center (T, 2) and radius (T,) in pixels, and the energy
-    around the object that it leaves unexplained (T,), as a share of the object's own."""
+    """The shape that explains the covered pixels best, its center (T, 2) and radius (T,) in
+    pixels, and the energy around the object that it leaves unexplained (T,), as a share of the
+    object's own."""
     _, height, width = alpha.shape
     area = alpha.sum((1, 2))
     area[area == 0] = np.nan
@@ -137,7 +150,8 @@ def read_shape(
 
 
 def read_motion(position: np.ndarray, radius: np.ndarray) -> tuple[str | None, str | None, bool]:
-    """Motion, size and whether one law of motion explains the path: position (T, 2) and radius (T,) in units."""
+    """Motion, size and whether one law of motion explains the path: position (T, 2) and radius
+    (T,) in units."""
     if not np.all(np.isfinite(radius)):
         return "standing still", "small", False
     size = "small" if radius.mean() < sum(SIZES.values()) / 2 else "large"
@@ -160,7 +174,8 @@ def read_motion(position: np.ndarray, radius: np.ndarray) -> tuple[str | None, s
 
 
 def slope(path: np.ndarray) -> np.ndarray:
-    """Least-squares change a frame over the frames in which nothing turns round: (T, ...) -> (...)."""
+    """Least-squares change a frame over the frames in which nothing turns round: (T, ...) ->
+    (...)."""
     path = path[: NO_TURN + 1]
     time = np.arange(len(path)) - (len(path) - 1) / 2
     return np.tensordot(time, path, 1) / (time @ time)

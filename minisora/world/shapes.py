@@ -1,7 +1,8 @@
-"""Moving shapes: one object, one motion, one background, rendered exactly at any length and size.
+"""Moving shapes: one object, one motion, one background, rendered with smooth edges at any length and size.
 
-A clip is a function of `(seed, index)`: the attributes and the start are drawn from them, the laws of motion do the
-rest. Lengths are in *units*: the shorter side of the picture is 32 units, so one world exists at every size.
+A clip is a function of `(seed, index)`: the attributes and the start are drawn from them, the laws
+of motion do the rest. Lengths are in *units*: the shorter side of the picture is 32 units, so one
+world exists at every size.
 """
 
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ SIDE = 32.0  # units along the shorter side of a picture
 SPEED = (0.6, 0.8)  # units a frame on each moving axis
 GROWTH, RADII = 0.375, (4.0, 10.0)  # units a frame, and where growing and shrinking turn
 BOUNCE_FRAMES, BOUNCE_HEIGHT = 8, 11.0
-REACH = 1.25  # every shape fits into a circle of this many radii
+REACH = 1.25  # no shape goes further from its center along x or y, in radii
 NO_TURN = 16  # steps after the first frame in which nothing turns round
 
 WORDS = frozenset(
@@ -56,7 +57,8 @@ SPLITS = ("train", "held_out", "held_out_motion", "all")
 
 @dataclass(frozen=True)
 class Clip:
-    """A clip and the truth about it. `truth` has the keys of `describe`; an image (T = 1) has no motion."""
+    """A clip and the truth about it. `truth` has the keys of `describe`; an image (T = 1) has no
+    motion."""
 
     frames: np.ndarray  # uint8 (T, H, W, 3)
     caption: str  # rich: every attribute
@@ -65,14 +67,16 @@ class Clip:
 
 
 def in_split(shape: str, color: str, motion: str, split: str) -> bool:
-    """Whether these attributes belong to `split`. A clip that is held out twice is in "all" alone."""
+    """Whether these attributes belong to `split`. A clip that is held out twice is in "all"
+    alone."""
     pair, moving = (shape, color) in HELD_OUT, (shape, motion) in HELD_OUT_MOTIONS
     return {"train": not pair and not moving, "held_out": pair and not moving,
             "held_out_motion": moving and not pair, "all": True}[split]  # fmt: skip
 
 
 def draw_attributes(rng: np.random.Generator, split: str = "train") -> dict[str, str]:
-    """Draws shape, color, motion, size and background, each uniformly, until they belong to `split`."""
+    """Draws shape, color, motion, size and background, each uniformly, until they belong to
+    `split`."""
     choices = {"shape": SHAPES, "color": tuple(COLORS), "motion": MOTIONS, "size": tuple(SIZES),
                "background": tuple(BACKGROUNDS)}  # fmt: skip
     while True:
@@ -84,8 +88,9 @@ def draw_attributes(rng: np.random.Generator, split: str = "train") -> dict[str,
 def coverage(shape: str, x: np.ndarray, y: np.ndarray, r: np.ndarray) -> np.ndarray:
     """How much of each pixel the shape covers, in [0, 1].
 
-    x, y: offsets of the pixel centers from the object's center, y down; r: radius; all in pixels, broadcast together.
-    The signed distance to the outline, blended over one pixel, is the anti-aliasing.
+    x, y: offsets of the pixel centers from the object's center, y down; r: radius; all in pixels,
+    broadcast together. The signed distance to the outline, blended over one pixel, is the
+    anti-aliasing.
     """
     if shape == "circle":
         inside = r - np.hypot(x, y)
@@ -117,7 +122,8 @@ def coverage(shape: str, x: np.ndarray, y: np.ndarray, r: np.ndarray) -> np.ndar
 def cover(
     shape: str, position: np.ndarray, radius: np.ndarray, height: int, width: int
 ) -> np.ndarray:
-    """Coverage of whole frames: position (T, 2) as (x, y) and radius (T,) in pixels -> (T, H, W)."""
+    """Coverage of whole frames: position (T, 2) as (x, y) and radius (T,) in pixels -> (T, H,
+    W)."""
     x = np.arange(width) + 0.5 - position[:, 0, None, None]
     y = np.arange(height)[:, None] + 0.5 - position[:, 1, None, None]
     return coverage(shape, x, y, radius[:, None, None])
@@ -131,7 +137,8 @@ def mirrored(path: np.ndarray, low: float, high: float) -> np.ndarray:
 def trajectory(
     rng: np.random.Generator, motion: str, size: str, num_frames: int, height: float, width: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Position (T, 2) as (x, y) and radius (T,) in units, from a start that leaves `NO_TURN` steps without a turn."""
+    """Position (T, 2) as (x, y) and radius (T,) in units, from a start that leaves `NO_TURN` steps
+    without a turn."""
     frame = np.arange(num_frames)
     radius = np.full(num_frames, SIZES[size])
     if motion in ("growing", "shrinking"):
@@ -153,7 +160,8 @@ def trajectory(
 
 
 def caption(truth: dict[str, Any]) -> str:
-    """The rich caption of the attributes. No motion for an image, no size word for growing and shrinking."""
+    """The rich caption of the attributes. No motion for an image, no size word for growing and
+    shrinking."""
     words = (
         "a",
         truth["size"],
@@ -183,7 +191,8 @@ def short_caption(truth: dict[str, Any], rng: np.random.Generator) -> str:
 
 
 def shown(attributes: dict[str, str], num_frames: int) -> dict[str, str | None]:
-    """What a clip of these attributes can show: an image has no motion, growing and shrinking clips have no size."""
+    """What a clip of these attributes can show: an image has no motion, growing and shrinking
+    clips have no size."""
     seen: dict[str, str | None] = dict(attributes)
     changing = {"growing": "small", "shrinking": "large"}.get(
         attributes["motion"]
@@ -205,10 +214,13 @@ def clip(
 ) -> Clip:
     """Clip number `index` of the world `seed`: the same frames on every machine, in any order.
 
-    The first frames of a longer clip are the shorter clip. Raises InputError on an unknown split or an empty size.
+    The first frames of a longer clip are the shorter clip. Raises InputError on an unknown split
+    or an empty size.
     """
     if split not in SPLITS:
         raise InputError(f"no split {split!r}: the splits are {', '.join(SPLITS)}")
+    if min(seed, index) < 0:
+        raise InputError(f"seed and index must be 0 or more, got {seed} and {index}")
     if num_frames < 1 or min(height, width) < 8:
         raise InputError(
             f"a clip needs at least 1 frame of 8 x 8 pixels, got {num_frames} of {height} x {width}"
