@@ -15,6 +15,7 @@ test: .venv/.installed-dev lint
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 .venv/.installed: pyproject.toml constraints.txt
 	@echo "setting up .venv; PyTorch is most of what is installed"

@@ -72,6 +72,8 @@ class DiT(nn.Module):
     identity.
     """
 
+    frequencies: Tensor
+
     def __init__(
         self,
         size: str = "laptop",
@@ -113,8 +115,9 @@ class DiT(nn.Module):
                 nn.init.xavier_uniform_(layer.weight)
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
-        for block in self.blocks:  # adaLN-Zero: closed gates make every block the identity
-            nn.init.zeros_(block.modulation.weight)
+        for block in self.modules():  # adaLN-Zero: closed gates make every block the identity
+            if isinstance(block, DiTBlock):
+                nn.init.zeros_(block.modulation.weight)
         for layer in (self.modulation, self.head):  # and the untrained model predicts zero
             nn.init.zeros_(layer.weight)
 

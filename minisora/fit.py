@@ -1,6 +1,7 @@
 """`minisora fit`: LightningCLI over the training modules. Imported only when something is
 trained."""
 
+import logging
 import os
 import pickle
 import re
@@ -55,6 +56,7 @@ def fit(stage: str, arguments: list[str]) -> None:
     """
     keep_memory()
     os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module=r"lightning\.|jsonargparse|torch\.")
     model, data = STAGES[stage]
     defaults = {

@@ -61,18 +61,18 @@ class MuonAdam(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            live = [p for p in group["params"] if p.grad is not None]
+            live = [(p, p.grad) for p in group["params"] if p.grad is not None]
             (self._muon if group["kind"] == "muon" else self._adam)(group, live)
         return loss
 
-    def _muon(self, group: dict, live: list[nn.Parameter]) -> None:
+    def _muon(self, group: dict, live: list[tuple[nn.Parameter, Tensor]]) -> None:
         same_shape = defaultdict(list)
-        for p in live:
+        for p, grad in live:
             state = self.state[p]
             if not state:
                 state["momentum"] = torch.zeros_like(p)
-            state["momentum"].lerp_(p.grad, 1 - group["momentum"])
-            nesterov = p.grad.lerp(state["momentum"], group["momentum"])
+            state["momentum"].lerp_(grad, 1 - group["momentum"])
+            nesterov = grad.lerp(state["momentum"], group["momentum"])
             same_shape[(p.shape[0], p[0].numel())].append((p, nesterov))
         for (rows, columns), pairs in same_shape.items():
             updates = orthogonalize(
@@ -82,15 +82,15 @@ class MuonAdam(torch.optim.Optimizer):
             for (p, _), update in zip(pairs, updates, strict=True):
                 p.add_(update.reshape(p.shape), alpha=-rate)
 
-    def _adam(self, group: dict, live: list[nn.Parameter]) -> None:
+    def _adam(self, group: dict, live: list[tuple[nn.Parameter, Tensor]]) -> None:
         beta1, beta2 = group["betas"]
-        for p in live:
+        for p, grad in live:
             state = self.state[p]
             if not state:
                 state.update(step=0, mean=torch.zeros_like(p), square=torch.zeros_like(p))
             state["step"] += 1
-            state["mean"].lerp_(p.grad, 1 - beta1)
-            state["square"].lerp_(p.grad.square(), 1 - beta2)
+            state["mean"].lerp_(grad, 1 - beta1)
+            state["square"].lerp_(grad.square(), 1 - beta2)
             mean = state["mean"] / (1 - beta1 ** state["step"])
             square = state["square"] / (1 - beta2 ** state["step"])
             p.addcdiv_(mean, square.sqrt() + 1e-8, value=-group["lr"])

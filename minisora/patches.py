@@ -26,7 +26,8 @@ def grid_of(latents_shape: tuple[int, int, int], patch: Grid) -> Grid:
 def patchify(latents: Tensor, patch: Grid) -> Tensor:
     """(B, C, t, h, w) -> tokens (B, N, P), N patches in the order t, h, w, of P = C * a * b * c
     numbers."""
-    grid_of(tuple(latents.shape[2:]), patch)
+    t, h, w = latents.shape[2:]
+    grid_of((t, h, w), patch)
     a, b, c = patch
     return rearrange(latents, "n ch (t a) (h b) (w c) -> n (t h w) (ch a b c)", a=a, b=b, c=c)
 

@@ -63,8 +63,9 @@ class Sora:
         damaged or do not fit."""
         folder = folder or weights.shipped()
         config = weights.read_config(folder)
-        kinds = {"vae": VAE, "text": TextEncoder, "dit": DiT}
-        vae, text, dit = (weights.load(folder, name, kind) for name, kind in kinds.items())
+        vae = weights.load(folder, "vae", VAE)
+        text = weights.load(folder, "text", TextEncoder)
+        dit = weights.load(folder, "dit", DiT)
         if not {"makes", "defaults"} <= config.keys():
             raise InputError(
                 f"{folder} is no whole model: its config.json lacks makes or defaults"

@@ -15,7 +15,8 @@ PAD, UNKNOWN = "[PAD]", "[UNK]"
 
 
 def word_tokenizer(words: list[str]) -> Tokenizer:
-    """A tokenizer of whole words, blind to case and punctuation. Padding is token 0."""
+    """A tokenizer of whole words, blind to case and punctuation. Padding is token 0, an unknown word
+    token 1."""
     tokenizer = Tokenizer(
         models.WordLevel(
             {word: i for i, word in enumerate([PAD, UNKNOWN, *words])}, unk_token=UNKNOWN
@@ -83,7 +84,7 @@ class TextEncoder(nn.Module):
                 f"a prompt has {longest} words, the model reads at most {self.length}: shorten it"
             )
         tokens = torch.tensor(ids, device=self.place.device)
-        return tokens.masked_fill(tokens == self.tokenizer.token_to_id(UNKNOWN), 0)
+        return tokens.masked_fill(tokens.eq(1), 0)  # [UNK] -> [PAD]
 
     def has_words(self, prompt: str) -> bool:
         """Whether anything but punctuation is there, known or unknown."""

@@ -69,8 +69,8 @@ class Block(nn.Module):
 
 def trunk(inputs: int, outputs: int, width: int, depth: int, kernel: int) -> nn.Sequential:
     last = nn.Conv3d(width, outputs, 1)
-    nn.init.zeros_(last.weight)
-    nn.init.zeros_(last.bias)
+    for p in last.parameters():
+        nn.init.zeros_(p)
     blocks = [Block(width, kernel) for _ in range(depth)]
     return nn.Sequential(nn.Conv3d(inputs, width, 1), *blocks, RMSNorm(width), last)
 
@@ -180,8 +180,7 @@ class VAE(nn.Module):
             (self.encode_linear, (top * gain).T, -(top * gain).T @ mean),
             (self.decode_linear, top / gain, mean),
         ):
-            layer.weight.copy_(weight[..., None, None, None])
-            layer.bias.copy_(bias)
+            layer.load_state_dict({"weight": weight[..., None, None, None], "bias": bias})
 
 
 def vae_loss(

@@ -80,14 +80,13 @@ def write(path: str | Path, frames: np.ndarray, fps: float = 8, scale: int = 1) 
             Image.fromarray(np.concatenate(frames, axis=1)).save(partial)
         else:
             images = [Image.fromarray(frame) for frame in frames]
-            lossless = {"lossless": True} if partial.suffix == ".webp" else {}
             images[0].save(
                 partial,
                 save_all=True,
                 append_images=images[1:],
                 duration=round(1000 / fps),
                 loop=0,
-                **lossless,
+                lossless=True,  # read by webp alone
             )
         os.replace(partial, path)
     except (OSError, av.FFmpegError) as error:

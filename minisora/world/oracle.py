@@ -95,12 +95,10 @@ def dilate(mask: np.ndarray, steps: int) -> np.ndarray:
     """Grows each frame's mask by `steps` pixels along both axes: (T, H, W) -> (T, H, W)."""
     for _ in range(steps):
         for axis in (1, 2):
-            grown = np.pad(mask, [(0, 0), *((1, 1) if a == axis else (0, 0) for a in (1, 2))])
-            near, far = (
-                grown.take(range(2, grown.shape[axis]), axis),
-                grown.take(range(grown.shape[axis] - 2), axis),
-            )
-            mask = mask | near | far
+            border = [(0, 0), (0, 0), (0, 0)]
+            border[axis] = (1, 1)
+            grown, side = np.pad(mask, border), mask.shape[axis]
+            mask = mask | grown.take(range(side), axis) | grown.take(range(2, side + 2), axis)
     return mask
 
 
@@ -115,14 +113,14 @@ def blurred(alpha: np.ndarray) -> np.ndarray:
 def read_color(difference: np.ndarray, background: str) -> tuple[str, np.ndarray, np.ndarray]:
     """The color whose mixtures with the background come nearest to the pixels, how much of it each
     pixel holds (T, H, W), and its contrast with the background (3,)."""
-    best = None
+    fits = []
     for name, rgb in COLORS.items():
         contrast = np.array(rgb) - np.array(BACKGROUNDS[background])
         alpha = np.clip(difference @ contrast / (contrast @ contrast), 0.0, 1.0)
-        rest = float(np.square(difference - alpha[..., None] * contrast).sum())
-        if best is None or rest < best[0]:
-            best = rest, name, alpha, contrast
-    return best[1:]
+        rest = np.square(difference - alpha[..., None] * contrast).sum()
+        fits.append((rest, name, alpha, contrast))
+    _, color, alpha, contrast = min(fits, key=lambda fit: fit[0])
+    return color, alpha, contrast
 
 
 def read_shape(
@@ -136,7 +134,7 @@ def read_shape(
     area[area == 0] = np.nan
     x = (alpha.sum(1) @ (np.arange(width) + 0.5)) / area
     y = (alpha.sum(2) @ (np.arange(height) + 0.5)) / area
-    best = None
+    fits = []
     for shape in SHAPES:
         radius = np.sqrt(area / AREA[shape])
         center = np.stack([x, y - (0.2 * radius if shape == "triangle" else 0.0)], -1)
@@ -144,9 +142,9 @@ def read_shape(
         for drawn in (sharp, blurred(sharp)):  # a soft rim is no other shape
             rest = np.square(difference - drawn[..., None] * contrast).sum(-1)
             misfit = np.where(near, rest, 0.0).sum((1, 2)) / (contrast @ contrast) / area
-            if best is None or np.nansum(misfit) < best[0]:
-                best = float(np.nansum(misfit)), shape, center, radius, misfit
-    return best[1:]
+            fits.append((np.nansum(misfit), shape, center, radius, misfit))
+    _, shape, center, radius, misfit = min(fits, key=lambda fit: fit[0])
+    return shape, center, radius, misfit
 
 
 def read_motion(position: np.ndarray, radius: np.ndarray) -> tuple[str | None, str | None, bool]:
