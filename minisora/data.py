@@ -74,15 +74,12 @@ class ClipData(L.LightningDataModule):
     ) -> None:
         super().__init__()
         if num_frames % GROUP != 1:
+            near = num_frames // GROUP * GROUP + 1
             raise InputError(
-                f"data.num_frames must be 1 + 4k, got {num_frames}: the nearest is {num_frames // GROUP * GROUP + 1}"
+                f"data.num_frames must be 1 + 4k, got {num_frames}: the nearest is {near}"
             )
-        self.clips, self.batch_size, self.seed, self.validation_clips = (
-            clips,
-            batch_size,
-            seed,
-            validation_clips,
-        )
+        self.clips, self.batch_size, self.seed = clips, batch_size, seed
+        self.validation_clips = validation_clips
         self.shape = (num_frames, height, width)
 
     def render(self, index: int, num_frames: int | None = None) -> world.Clip:
@@ -99,9 +96,8 @@ class ClipData(L.LightningDataModule):
         return {"video": to_pixels(self.frames[self.indices(step)])}
 
     def indices(self, step: int) -> np.ndarray:
-        rank, ranks = (
-            (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        )
+        rank = self.trainer.global_rank if self.trainer else 0
+        ranks = self.trainer.world_size if self.trainer else 1
         return batch_indices(self.clips, self.batch_size, self.seed, step, rank, ranks)
 
     def train_dataloader(self) -> DataLoader:

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import platform
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -40,17 +41,26 @@ def report(weights: str | None) -> None:
         + ", ".join(f"{name} {'yes' if name in av.codecs_available else 'no'}" for name in CODECS)
     )
 
-    started = time.perf_counter()
     sora = minisora.Sora.from_pretrained(weights)
     prompt = "a large yellow star moving down and left on a navy background"
     clip = sora(prompt, generator=torch.Generator().manual_seed(0))[0]
-    print(
-        f'test clip  "{prompt}" in {time.perf_counter() - started:.1f} s; '
-        f"the oracle sees {minisora.world.caption(minisora.world.describe(clip))}"
-    )
+    print(f'test clip  "{prompt}"')
+    print(f"           the oracle sees {minisora.world.caption(minisora.world.describe(clip))}")
+    seconds = {count: statistics.median(timed(sora, prompt, count)) for count in (1, 16)}
+    print("sampling   " + ", ".join(f"{n} at once {s:.2f} s" for n, s in seconds.items()))
     with tempfile.TemporaryDirectory() as folder:
         for suffix in minisora.video.SUFFIXES:
             path = minisora.video.write(Path(folder) / f"clip{suffix}", clip, scale=4)
             print(
                 f"  {suffix:6s} {path.stat().st_size / 1000:.0f} kB, {len(minisora.video.read(path))} frames read back"
             )
+
+
+def timed(sora: "minisora.Sora", prompt: str, count: int, repeats: int = 3) -> list[float]:
+    """Seconds that `count` clips take, for each of some repeats."""
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        sora([prompt] * count)
+        seconds.append(time.perf_counter() - started)
+    return seconds

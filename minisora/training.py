@@ -198,8 +198,8 @@ class DiTTraining(Training):
         self.log_scores(frames, batch["truths"], "val")
         rebuilt = to_frames(sora.vae.decode(sora.vae.encode(batch["video"].to(self.device))))
         self.log_scores(rebuilt, batch["truths"], "ceiling")
-        if index == 0 and self.global_rank == 0 and self.trainer.log_dir:
-            folder = Path(self.trainer.log_dir) / "samples"
+        if index == 0 and self.global_rank == 0:
+            folder = Path(self.trainer.default_root_dir) / "samples"
             folder.mkdir(parents=True, exist_ok=True)
             tiled = video.tile(frames[:16], columns=8)
             video.write(folder / f"step-{self.global_step:06d}.mp4", tiled, fps=8, scale=3)
