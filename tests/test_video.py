@@ -18,10 +18,13 @@ STILL = next(
 def test_what_is_written_reads_back(tmp_path: Path, suffix: str, clip: np.ndarray) -> None:
     path = video.write(tmp_path / f"clip{suffix}", clip, fps=8, scale=4)
     back = video.read(path)
-    assert back.shape == (17, 128, 128, 3)
+    image = clip is STILL and suffix == ".webp"  # nothing in it changes: webp keeps an image
+    assert back.shape == (1 if image else 17, 128, 128, 3)
     small = back[:, 2::4, 2::4]
     assert np.abs(small.astype(int) - clip).mean() < 6
-    assert world.describe(np.ascontiguousarray(small))["motion"] == world.describe(clip)["motion"]
+    if not image:
+        read = world.describe(np.ascontiguousarray(small))
+        assert read["motion"] == world.describe(clip)["motion"]
 
 
 def test_png_is_a_film_strip_or_an_image(tmp_path: Path) -> None:
