@@ -61,10 +61,9 @@ def write(path: str | Path, frames: np.ndarray, fps: float = 8, scale: int = 1) 
     """Writes uint8 frames (T, H, W, 3) by suffix, each pixel as scale x scale. The file appears
     whole or not at all.
 
-    mp4: H.264; sizes must be even, so an odd side is repeated once. gif and webp loop (webp keeps a
-    clip in which nothing changes as an image). png: one
-    frame is an image, more are a film strip from left to right. Raises InputError for an unknown
-    suffix or a path that cannot be written.
+    mp4: H.264; sizes must be even, so an odd side is repeated once. gif and webp loop; webp keeps
+    a clip in which nothing changes as an image. png: one frame is an image, more are a film strip
+    from left to right. Raises InputError for an unknown suffix or a path that cannot be written.
     """
     path = check_output(path)
     frames = np.asarray(frames)
