@@ -3,9 +3,9 @@ trained."""
 
 import logging
 import os
-import pickle
 import re
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,14 @@ class FitCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("data.seed", "model.seed")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        super().parse_arguments(parser, args)
+        path = self.config["fit"].ckpt_path
+        if path and not Path(path).is_file():
+            raise InputError(f"no such checkpoint: {path}")
+        if path and not zipfile.is_zipfile(path):  # torch.save writes zip files
+            raise InputError(f"{path} is damaged or no checkpoint: use an earlier one")
+
     def instantiate_trainer(self, **arguments: Any) -> Trainer:
         if self.config_init["fit"].trainer.enable_progress_bar is not False:
             self.trainer_defaults["callbacks"].append(Progress())
@@ -35,8 +43,6 @@ class FitCLI(LightningCLI):
         config, trainer = self.config["fit"], self.trainer
         if trainer.max_steps < 1:
             raise InputError("say how long to train: set trainer.max_steps, batches are endless")
-        if config.ckpt_path and not Path(config.ckpt_path).is_file():
-            raise InputError(f"no such checkpoint: {config.ckpt_path}")
         self.model.check(self.datamodule)
         for callback in trainer.callbacks:
             if isinstance(callback, Export):
@@ -78,10 +84,8 @@ def fit(stage: str, arguments: list[str]) -> None:
             save_config_kwargs={"overwrite": True},
             seed_everything_default=False,
         )
-    except (RuntimeError, pickle.UnpicklingError) as error:
+    except RuntimeError as error:
         misfit = re.search(r"Error\(s\) in loading state_dict.*?\n\s*(.*)", str(error))
-        if misfit:
-            raise InputError(f"the checkpoint does not fit the config: {misfit[1]}") from None
-        if isinstance(error, pickle.UnpicklingError) or "PytorchStreamReader" in str(error):
-            raise InputError("the checkpoint is damaged: resume from an earlier one") from None
-        raise
+        if not misfit:
+            raise
+        raise InputError(f"the checkpoint does not fit the config: {misfit[1]}") from None

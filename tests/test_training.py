@@ -108,7 +108,14 @@ def test_exports_the_averaged_weights_with_their_provenance(trained: Path) -> No
 def test_a_model_that_does_not_fit_is_refused_in_a_sentence(
     trained: Path, tmp_path: Path, capsys
 ) -> None:
+    (tmp_path / "cut.ckpt").write_bytes(
+        next((trained / "kept").glob("*step=30.ckpt")).read_bytes()[:5000]
+    )
     for arguments, words in (
+        (
+            [f"--data.vae={trained / 'vae' / 'weights'}", f"--ckpt_path={tmp_path / 'cut.ckpt'}"],
+            "cut.ckpt is damaged or no checkpoint",
+        ),
         (
             [f"--data.vae={trained / 'vae' / 'weights'}", "--trainer.max_steps=-1"],
             "set trainer.max_steps",
