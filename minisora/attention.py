@@ -36,9 +36,8 @@ def rotary_frequencies(head_width: int, longest: float = 10.0) -> Tensor:
     each = pairs // 4
     frequencies = torch.zeros(3, pairs)
     for axis in range(3):
-        frequencies[axis, axis * each : (axis + 1) * each] = longest ** (
-            -torch.arange(each) / each
-        )
+        own = slice(axis * each, (axis + 1) * each)
+        frequencies[axis, own] = longest ** (-torch.arange(each) / each)
     return frequencies
 
 
@@ -77,13 +76,10 @@ class Attention(nn.Module):
         if turns is not None:
             q, k = rotate(torch.stack([q, k]), turns)
         if self.context_kv is not None and context is not None:
-            ck, cv = rearrange(
-                self.context_kv(context), "b l (two h d) -> two b h l d", two=2, h=self.heads
-            )
-            k, v = (
-                torch.cat([self.k_norm(ck).to(v.dtype), k], dim=2),
-                torch.cat([cv, v], dim=2),
-            )  # (B, h, L + N, d)
+            kv = self.context_kv(context)  # (B, L, 2 width)
+            ck, cv = rearrange(kv, "b l (two h d) -> two b h l d", two=2, h=self.heads)
+            k = torch.cat([self.k_norm(ck).to(v.dtype), k], dim=2)  # (B, h, L + N, d)
+            v = torch.cat([cv, v], dim=2)
         return self.out(rearrange(attend(q, k, v), "b h n d -> b n (h d)"))
 
 

@@ -38,7 +38,7 @@ def keep_memory() -> None:
     """Tells glibc to keep freed memory for the next step instead of giving it back page by page
     (Linux only).
 
-    A step of a small model spends a tenth of its time on page faults otherwise.
+    Training the VAE took about a tenth fewer seconds a step with it, in one comparison.
     """
     if platform.system() == "Linux":
         try:

@@ -9,11 +9,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-NEWTON_SCHULZ = (
-    3.4445,
-    -4.7750,
-    2.0315,
-)  # the quintic's coefficients: steep at 0, singular values end in [0.7, 1.2]
+# the quintic's coefficients: steep at 0, so that singular values end near 1 (in [0.7, 1.2])
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:

@@ -34,15 +34,16 @@ AREA = {  # of a shape of radius 1
 }
 MISFIT = 0.30  # unexplained energy around the object, as a share of the object's own, in the worst frame
 STRAY = 0.10  # pixels of something else, as a share of the object's area, in the worst frame
-LAWLESS = 1.5  # units between the object's center and the law of its motion, in the worst frame
+LAWLESS = 1.5  # units: a step, a change of radius, a distance from a bounce, that no law allows
 
 
 def describe(frames: np.ndarray) -> dict[str, Any]:
     """Reads frames, uint8 (T, H, W, 3): a clip, a window of one, or an image.
 
     Returns shape, color, motion (None for an image), size (None when it grows or shrinks),
-    background, `clean` (one object explains every frame and moves by one law) and `position`, (T,
-    2) as (x, y) in pixels, nan where no object is.
+    background, `clean` (one object explains every frame, and it nowhere jumps or changes its size
+    by more than its motion allows) and `position`, (T, 2) as (x, y) in pixels, nan where no object
+    is.
     """
     frames = np.asarray(frames)
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
@@ -55,9 +56,8 @@ def describe(frames: np.ndarray) -> dict[str, Any]:
     background = nearest(np.median(pixels, axis=(0, 1, 2)), BACKGROUNDS)
     difference = pixels - np.array(BACKGROUNDS[background])  # (T, H, W, 3)
     color, alpha, contrast = read_color(difference, background)
-    near = dilate(
-        alpha > 0.5, max(2, round(2 * unit))
-    )  # the object and its rim; noise elsewhere is left out
+    # the object and its rim; noise elsewhere is left out
+    near = dilate(alpha > 0.5, max(2, round(2 * unit)))
     shape, position, radius, misfit = read_shape(
         difference, contrast, np.where(near, alpha, 0.0), near
     )
@@ -148,8 +148,8 @@ def read_shape(
 
 
 def read_motion(position: np.ndarray, radius: np.ndarray) -> tuple[str | None, str | None, bool]:
-    """Motion, size and whether one law of motion explains the path: position (T, 2) and radius
-    (T,) in units."""
+    """Motion, size and whether every step is one that the motion allows: position (T, 2) and
+    radius (T,) in units."""
     if not np.all(np.isfinite(radius)):
         return "standing still", "small", False
     size = "small" if radius.mean() < sum(SIZES.values()) / 2 else "large"
