@@ -44,3 +44,20 @@ def positions(grid: Grid, device: torch.device | None = None) -> Tensor:
     """The place of each token, in patches: (N, 3) as (t, h, w)."""
     axes = [torch.arange(side, device=device, dtype=torch.float32) for side in grid]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 3)
+
+
+def pack(sequences: list[Tensor]) -> tuple[Tensor, list[int]]:
+    """Lays the tokens of clips of any size into one row without padding: tensors (N_i, ...) ->
+    (sum of N_i, ...) and the lengths.
+
+    Source: Dehghani et al., "Patch n' Pack: NaViT, a Vision Transformer for any Aspect Ratio and
+    Resolution" (2023).
+    """
+    return torch.cat(sequences), [len(tokens) for tokens in sequences]
+
+
+def unpack(row: Tensor, lengths: list[int]) -> list[Tensor]:
+    """The inverse of `pack`. Raises InputError if the lengths do not add up to the row's."""
+    if sum(lengths) != len(row):
+        raise InputError(f"lengths add up to {sum(lengths)}, the row has {len(row)} tokens")
+    return list(row.split(lengths))

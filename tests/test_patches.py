@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from minisora import InputError
-from minisora.patches import grid_of, patchify, positions, unpatchify
+from minisora.patches import grid_of, pack, patchify, positions, unpack, unpatchify
 
 
 @pytest.mark.parametrize("patch", [(1, 1, 1), (1, 2, 2), (2, 2, 1)])
@@ -30,3 +30,12 @@ def test_uneven_latents() -> None:
         InputError, match=r"latents of \(1, 5, 8\) are not cut evenly by patches of \(1, 2, 2\)"
     ):
         patchify(torch.zeros(1, 2, 1, 5, 8), (1, 2, 2))
+
+
+def test_clips_of_any_size_share_a_row() -> None:
+    clips = [torch.randn(80, 64), torch.randn(16, 64), torch.randn(48, 64)]
+    row, lengths = pack(clips)
+    assert row.shape == (144, 64) and lengths == [80, 16, 48]
+    assert all(torch.equal(a, b) for a, b in zip(clips, unpack(row, lengths), strict=True))
+    with pytest.raises(InputError, match="add up to 96, the row has 144"):
+        unpack(row, [80, 16])

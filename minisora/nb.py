@@ -1,0 +1,185 @@
+"""For the notebooks: is what I built what the package ships, is my exercise right, and let me see
+the clip."""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from minisora.pipeline import to_frames
+
+
+class Picture:
+    """A PNG that a notebook displays, animated or not: it plays in every viewer that draws PNGs."""
+
+    def __init__(self, frames: list[Image.Image], fps: float = 8) -> None:
+        file = io.BytesIO()
+        width, height = frames[0].size
+        film = Image.new("RGB", (width, height * len(frames)))  # all frames share one palette
+        for t, frame in enumerate(frames):
+            film.paste(frame, (0, t * height))
+        film = film.quantize(96, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        first, *rest = (
+            film.crop((0, t * height, width, (t + 1) * height)) for t in range(len(frames))
+        )
+        first.save(
+            file,
+            "PNG",
+            save_all=bool(rest),
+            append_images=rest,
+            duration=round(1000 / fps),
+            loop=0,
+        )
+        self.png = file.getvalue()
+
+    def _repr_png_(self) -> bytes:
+        return self.png
+
+
+def show(
+    clips: Tensor | np.ndarray,
+    captions: Sequence[str] = (),
+    columns: int = 4,
+    scale: int = 4,
+    fps: float = 8,
+) -> Picture:
+    """Plays clips side by side, each above its caption.
+
+    clips: tensors (B, 3, T, H, W) in [-1, 1] or uint8 arrays (B, T, H, W, 3); one clip may come
+    without B.
+    """
+    frames = as_frames(clips)
+    count, length, height, width = frames.shape[:4]
+    columns, gap = min(columns, count), 6
+    cell = width * scale
+    texts = [wrapped(caption, cell) for caption in captions]
+    below = max((text.count("\n") + 1 for text in texts), default=0) * 13
+    rows = -(-count // columns)
+    size = (columns * (cell + gap) - gap, rows * (height * scale + below + gap) - gap)
+    pages = []
+    for t in range(length):
+        page = Image.new("RGB", size, "white")
+        draw = ImageDraw.Draw(page)
+        for i in range(count):
+            x = i % columns * (cell + gap)
+            y = i // columns * (height * scale + below + gap)
+            picture = Image.fromarray(frames[i, t])
+            page.paste(picture.resize((cell, height * scale), Image.Resampling.NEAREST), (x, y))
+            if i < len(texts):
+                draw.text((x + 1, y + height * scale), texts[i], "black", font(), spacing=1)
+        pages.append(page)
+    return Picture(pages, fps)
+
+
+def strip(
+    clips: Tensor | np.ndarray, captions: Sequence[str] = (), every: int = 2, scale: int = 2
+) -> Picture:
+    """Clips as film strips from left to right, one below the other: every `every`-th frame."""
+    frames = as_frames(clips)[:, ::every]
+    count, length, height, width = frames.shape[:4]
+    films = frames.transpose(0, 2, 1, 3, 4).reshape(count, 1, height, length * width, 3)
+    return show(films, captions, columns=1, scale=scale)
+
+
+def as_frames(clips: Tensor | np.ndarray) -> np.ndarray:
+    if isinstance(clips, Tensor):
+        return to_frames(clips.detach() if clips.ndim == 5 else clips.detach()[None])
+    return clips if clips.ndim == 5 else clips[None]
+
+
+def font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(10)
+
+
+def wrapped(text: str, width: int) -> str:
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font().getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return "\n".join(lines)
+
+
+def same(mine: Any, theirs: Any, *inputs: Any, tolerance: float = 1e-5) -> None:
+    """Proves that what a notebook built equals what the package ships: called on the same inputs,
+    or, without inputs, compared as values. Raises AssertionError with the difference if not."""
+    name = getattr(theirs, "__name__", type(theirs).__name__)
+    left, right = (called(f, inputs) if inputs else f for f in (mine, theirs))
+    wrong = difference(left, right, tolerance)
+    assert wrong is None, f"not the same as minisora's {name}: {wrong}"
+    print(f"✓ the same as minisora's {name}")
+
+
+def check(
+    mine: Any,
+    right: Any,
+    *cases: tuple,
+    mistakes: Mapping[str, Any] | None = None,
+    tolerance: float = 1e-4,
+) -> bool:
+    """Checks an exercise: `mine` against `right`, both called on the arguments of every case, or
+    compared as values where there are none.
+
+    `mistakes` maps a sentence to what somebody would answer who made that mistake: if the student
+    did, the sentence is printed.
+    """
+    for case in cases or ((),):
+        try:
+            answer = called(mine, case) if cases else mine
+        except NotImplementedError:
+            answer = None
+        except Exception as error:
+            print(f"✗ it stops with {type(error).__name__}: {error}")
+            return False
+        if answer is None or answer is ...:
+            print("· not answered yet: replace the line that is marked")
+            return False
+        wrong = difference(answer, called(right, case) if cases else right, tolerance)
+        if wrong is not None:
+            print(f"✗ {wrong}{given(case)}")
+            for sentence, mistaken in (mistakes or {}).items():
+                if difference(answer, called(mistaken, case) if cases else mistaken, tolerance) is None:
+                    print(f"  likely: {sentence}")
+            return False
+    print("✓ right")
+    return True
+
+
+def called(f: Callable, case: tuple) -> Any:
+    result = f(*case) if callable(f) else f
+    return list(result) if hasattr(result, "__next__") else result  # a generator is run to its end
+
+
+def given(case: tuple) -> str:
+    short = [str(a) for a in case if isinstance(a, int | float | str)]
+    return f" (for {', '.join(short)})" if short else ""
+
+
+def difference(mine: Any, right: Any, tolerance: float) -> str | None:
+    """One sentence on how two answers differ, None if they don't."""
+    if isinstance(right, list | tuple):
+        if not isinstance(mine, list | tuple) or len(mine) != len(right):
+            got = f"{len(mine)}" if isinstance(mine, list | tuple) else type(mine).__name__
+            return f"expected {len(right)} things, got {got}"
+        each = (difference(m, r, tolerance) for m, r in zip(mine, right, strict=True))
+        return next((wrong for wrong in each if wrong), None)
+    if isinstance(right, str | bool | set | frozenset | dict):
+        return None if mine == right else f"expected {right!r}, got {mine!r}"
+    try:
+        a, b = (torch.as_tensor(x).detach().to("cpu", torch.float64) for x in (mine, right))
+    except (TypeError, ValueError, RuntimeError):
+        return f"expected a {type(right).__name__}, got {mine!r}"
+    if a.shape != b.shape:
+        return f"expected the shape {tuple(b.shape)}, got {tuple(a.shape)}"
+    gap = (a - b).abs()
+    if not gap.numel() or bool((gap <= tolerance * b.abs().clamp(min=1)).all()):
+        return None
+    at = int(gap.nan_to_num(float("inf")).argmax())
+    where = f" at {tuple(int(i) for i in np.unravel_index(at, b.shape))}" if b.ndim else ""
+    return f"expected {b.flatten()[at]:.5g}{where}, got {a.flatten()[at]:.5g}"

@@ -1,0 +1,215 @@
+"""Speed on this machine, as Markdown tables: `python tests/benchmarks/speed.py [step vae scaling sampling profile]`.
+
+Contestants take turns, one round each, and the table gives the median round, so that a busy moment
+of the machine hurts all of them alike. The peers come from `pip install -e ".[benchmark]"`.
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+import minisora
+from minisora import dit as dits
+from minisora.device import fast_bfloat16, keep_memory
+from minisora.patches import positions
+from minisora.vae import VAE
+
+BATCH, TEXT, CHANNELS, GRID = 64, 7, 16, (5, 4, 4)  # 80 video and 7 text tokens
+WIDTH, DEPTH, HEADS = 192, 6, 6
+ROUNDS = 1
+dits.SIZES["benchmark"] = (WIDTH, DEPTH, HEADS)
+
+
+def in_turns(contestants: dict[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, float]:
+    """Median seconds of each contestant."""
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for number in range(rounds + 1):
+        for name, contestant in contestants.items():
+            started = time.perf_counter()
+            contestant()
+            if number:  # the first round warms up
+                seconds[name].append(time.perf_counter() - started)
+    return {name: statistics.median(each) for name, each in seconds.items()}
+
+
+def table(heads: list[str], rows: list[list[object]]) -> None:
+    print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
+    for row in rows:
+        print(f"| {' | '.join(map(str, row))} |")
+    print(flush=True)
+
+
+def trained(model: nn.Module, forward: Callable[[], Tensor], dtype: torch.dtype) -> Callable[[], None]:
+    """One forward and backward pass, with autocast if the type is not float32."""
+
+    def step() -> None:
+        model.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            loss = forward().float().square().mean()
+        loss.backward()
+
+    return step
+
+
+def ours(width: int = WIDTH, grid: tuple[int, int, int] = GRID, batch: int = BATCH) -> tuple[nn.Module, Callable]:
+    dits.SIZES["benchmark"] = (width, DEPTH, width // 32)
+    model = dits.DiT("benchmark", CHANNELS)
+    place, t = positions(grid), torch.rand(batch)
+    x, text = torch.randn(batch, len(place), 4 * CHANNELS), torch.randn(batch, TEXT, 128)
+    return model, lambda: model(x, t, text, place)
+
+
+def peers() -> dict[str, tuple[nn.Module, Callable]]:
+    from diffusers import (
+        CogVideoXTransformer3DModel,
+        LatteTransformer3DModel,
+        WanTransformer3DModel,
+    )
+
+    frames, side = GRID[0], 2 * GRID[1]
+    shape = {"num_attention_heads": HEADS, "attention_head_dim": WIDTH // HEADS, "num_layers": DEPTH}
+    shape |= {"in_channels": CHANNELS, "out_channels": CHANNELS}
+    text, t = torch.randn(BATCH, TEXT, 128), torch.randint(0, 1000, (BATCH,))
+    clip = torch.randn(BATCH, CHANNELS, frames, side, side)
+    cog = CogVideoXTransformer3DModel(
+        **shape, text_embed_dim=128, max_text_seq_length=TEXT, time_embed_dim=WIDTH, patch_size=2,
+        sample_width=side, sample_height=side, sample_frames=1 + 4 * (frames - 1),
+    )  # fmt: skip
+    wan = WanTransformer3DModel(
+        **shape, patch_size=(1, 2, 2), text_dim=128, freq_dim=128, ffn_dim=4 * WIDTH
+    )
+    latte = LatteTransformer3DModel(
+        **shape, sample_size=side, patch_size=2, video_length=frames, caption_channels=128,
+        cross_attention_dim=WIDTH, norm_type="ada_norm_single",
+    )  # fmt: skip
+    return {
+        "CogVideoX": (cog, lambda: cog(clip.transpose(1, 2), text, t).sample),
+        "Wan": (wan, lambda: wan(clip, t, text).sample),
+        "Latte (twice the blocks)": (latte, lambda: latte(clip, t, text).sample),
+    }
+
+
+def products(dtype: torch.dtype) -> Callable[[], None]:
+    """The matrix products of our Linears, forward and backward, and nothing else."""
+    model, forward = ours()
+    shapes: list[tuple[int, int, int]] = []
+    hooks = [
+        layer.register_forward_hook(
+            lambda layer, inputs, _: shapes.append((inputs[0].numel() // inputs[0].shape[-1], *layer.weight.shape))
+        )
+        for layer in model.modules()
+        if isinstance(layer, nn.Linear)
+    ]
+    with torch.no_grad():
+        forward()
+    for hook in hooks:
+        hook.remove()
+    made = {s: [torch.randn(a, b, dtype=dtype) for a, b in ((s[0], s[2]), (s[1], s[2]), (s[0], s[1]))] for s in shapes}
+
+    def multiply() -> None:
+        for shape in shapes:
+            x, w, g = made[shape]
+            _ = x @ w.T, g @ w, g.T @ x  # output, gradient of the input, gradient of the weight
+
+    return multiply
+
+
+def step() -> None:
+    models = {"minisora": ours(), **peers()}
+    contestants: dict[str, Callable[[], object]] = {}
+    for kind, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        contestants[f"matrix products alone, {kind}"] = products(dtype)
+        for name, (model, forward) in models.items():
+            contestants[f"{name}, {kind}"] = trained(model, forward, dtype)
+    seconds = in_turns(contestants)
+    print(f"Forward and backward at width {WIDTH}, depth {DEPTH}, {BATCH} clips of 80 video and {TEXT} text tokens:\n")
+    rows = []
+    for name in ("matrix products alone", *models):
+        both = [1000 * seconds[f"{name}, {kind}"] for kind in ("float32", "bfloat16")]
+        count = sum(p.numel() for p in models[name][0].parameters()) / 1e6 if name in models else 0
+        best = min(seconds[f"minisora, {kind}"] for kind in ("float32", "bfloat16"))
+        rows.append([name, f"{count:.2f} M" if count else "", *(f"{ms:.0f} ms" for ms in both), f"{min(both) / 1000 / best:.2f}"])
+    table(["", "parameters", "float32", "bfloat16", "best, relative to minisora's best"], rows)
+
+
+def vae() -> None:
+    from diffusers import AutoencoderKLCogVideoX, AutoencoderKLWan
+
+    mine = VAE(channels=16, space=4, width=64, depth=3)
+    cog = AutoencoderKLCogVideoX(
+        block_out_channels=(16, 24, 24, 32), layers_per_block=1, norm_num_groups=8, latent_channels=16,
+    )  # fmt: skip
+    wan = AutoencoderKLWan(base_dim=16, z_dim=16, dim_mult=[1, 2, 2, 2], num_res_blocks=1)
+    clips = torch.rand(8, 3, 17, 32, 32) * 2 - 1
+    with torch.inference_mode():
+        latents = {name: f(clips) for name, f in {
+            "minisora": mine.encode,
+            "AutoencoderKLCogVideoX": lambda x: cog.encode(x).latent_dist.mode(),
+            "AutoencoderKLWan": lambda x: wan.encode(x).latent_dist.mode(),
+        }.items()}  # fmt: skip
+        encode = in_turns({
+            "minisora": lambda: mine.encode(clips),
+            "AutoencoderKLCogVideoX": lambda: cog.encode(clips),
+            "AutoencoderKLWan": lambda: wan.encode(clips),
+        })  # fmt: skip
+        decode = in_turns({
+            "minisora": lambda: mine.decode(latents["minisora"]),
+            "AutoencoderKLCogVideoX": lambda: cog.decode(latents["AutoencoderKLCogVideoX"]),
+            "AutoencoderKLWan": lambda: wan.decode(latents["AutoencoderKLWan"]),
+        })  # fmt: skip
+    print("Encoding and decoding 8 clips of 17 frames of 32 x 32, float32:\n")
+    rows = []
+    for (name, latent), model in zip(latents.items(), (mine, cog, wan), strict=True):
+        count = sum(p.numel() for p in model.parameters()) / 1e6
+        rows.append([name, f"{count:.2f} M", tuple(latent.shape[1:]), f"{1000 * encode[name]:.0f} ms", f"{1000 * decode[name]:.0f} ms"])
+    table(["", "parameters", "latent of a clip", "encode", "decode"], rows)
+
+
+def scaling() -> None:
+    best = torch.bfloat16 if fast_bfloat16("cpu") else torch.float32
+    grids = {80: (5, 4, 4), 160: (10, 4, 4), 320: (5, 8, 8), 640: (10, 8, 8), 1280: (20, 8, 8), 2560: (10, 16, 16)}
+    print(f"Forward and backward at width {WIDTH}, 5,120 video tokens in all, in clips of so many tokens:\n")
+    runs = {n: trained(*ours(grid=grid, batch=5120 // n), best) for n, grid in grids.items()}
+    seconds = in_turns({str(n): run for n, run in runs.items()}, rounds=5)
+    first = seconds["80"]
+    table(["tokens", "time", "relative to 80"], [[n, f"{1000 * s:.0f} ms", f"{s / first:.2f}"] for n, s in seconds.items()])
+    print(f"The same at {BATCH} clips of 80 tokens, by width:\n")
+    widths = {width: trained(*ours(width), best) for width in (64, 128, 192, 256, 384)}
+    seconds = in_turns({str(width): run for width, run in widths.items()}, rounds=5)
+    table(["width", "time", "relative to 192"], [[w, f"{1000 * s:.0f} ms", f"{s / seconds['192']:.2f}"] for w, s in seconds.items()])
+
+
+def sampling() -> None:
+    sora = minisora.Sora.from_pretrained()
+    prompt = "a small red circle moving right on a black background"
+    seconds = in_turns({str(n): lambda n=n: sora([prompt] * n) for n in (1, 4, 16, 64)}, rounds=5)
+    print("Sampling with the default settings, prompt to frames:\n")
+    table(["clips", "time", "a clip"], [[n, f"{s:.2f} s", f"{s / int(n):.3f} s"] for n, s in seconds.items()])
+
+
+def profile() -> None:
+    from torch.profiler import profile as recorder
+
+    run = trained(*ours(), torch.bfloat16 if fast_bfloat16("cpu") else torch.float32)
+    run()
+    with recorder() as recorded:
+        for _ in range(3):
+            run()
+    events = sorted(recorded.key_averages(), key=lambda e: -e.self_cpu_time_total)
+    whole = sum(event.self_cpu_time_total for event in events)
+    print("Where the time of forward and backward goes:\n")
+    table(["operation", "share"], [[e.key.removeprefix("aten::"), f"{100 * e.self_cpu_time_total / whole:.0f}%"] for e in events[:10]])
+
+
+PARTS = {"step": step, "vae": vae, "scaling": scaling, "sampling": sampling, "profile": profile}
+
+if __name__ == "__main__":
+    keep_memory()
+    torch.manual_seed(0)
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}\n")
+    for name in sys.argv[1:] or PARTS:
+        PARTS[name]()

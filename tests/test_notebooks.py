@@ -1,0 +1,148 @@
+"""The notebooks as files and their exercises; that they run is checked by nbval, on their cells."""
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+SECTIONS = [
+    "Setup", "A first attempt", "The idea", "Build it", "The same as the package", "See it",
+    "Experiment", "Exercises", "Recap", "References and what comes next",
+]  # fmt: skip
+SOLUTION = re.compile(r"<summary>Solution</summary>.*?```python\n(.*?)```", re.S)
+
+each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def cells(path: Path, kind: str | None = None) -> list[dict]:
+    found = json.loads(path.read_text())["cells"]
+    for cell in found:
+        cell["source"] = "".join(cell["source"])
+        cell["tags"] = cell["metadata"].get("tags", [])
+    return [cell for cell in found if kind in (None, cell["cell_type"])]
+
+
+def markdown(path: Path) -> str:
+    return "\n\n".join(cell["source"] for cell in cells(path, "markdown"))
+
+
+def test_the_course_is_complete_and_in_order() -> None:
+    assert [int(path.name[:2]) for path in NOTEBOOKS] == list(range(len(NOTEBOOKS)))
+    assert len(NOTEBOOKS) >= 9
+    course_map = (FOLDER / "README.md").read_text()
+    assert all(f"({path.name})" in course_map for path in NOTEBOOKS)
+
+
+@each
+def test_every_section_is_there(path: Path) -> None:
+    first, box = cells(path)[:2]
+    number = path.name[:2]
+    assert first["source"].startswith(f"# {number} · ")
+    assert f"(figures/{number}-hero.png)" in first["source"]
+    assert f"(figures/roadmap-{number}.svg)" in first["source"]
+    for line in ("**You will**", "**You need**", "**Runs in**", "**Rebuilds**"):
+        assert line in box["source"]
+    heads = re.findall(r"^## (.*)$", markdown(path), re.M)
+    assert [head.split(":")[0] for head in heads] == SECTIONS
+
+
+@each
+def test_outputs_are_those_of_one_run_from_top_to_bottom(path: Path) -> None:
+    code = cells(path, "code")
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    for cell in code:
+        for output in cell["outputs"]:
+            assert output["output_type"] != "error", cell["source"]
+            assert output.get("name") != "stderr", output["text"]
+        if {"nbval-check-output", "hero", "exercise"} & set(cell["tags"]):
+            assert cell["outputs"], f"no output is stored: {cell['source']}"
+
+
+@each
+def test_what_is_built_is_compared_with_the_package(path: Path) -> None:
+    compared = [cell for cell in cells(path, "code") if "nbval-check-output" in cell["tags"]]
+    assert any("same(" in cell["source"] for cell in compared)
+    assert all("✓" in json.dumps(c["outputs"], ensure_ascii=False) for c in compared if "same(" in c["source"])
+
+
+@each
+def test_files_are_small_and_name_no_machine(path: Path) -> None:
+    text = path.read_text()
+    assert len(text) < 600_000
+    for machine in ("/home/", "/root/", "/tmp/", "/work/", "/Users/", "site-packages"):
+        assert machine not in text, machine
+    assert max(len(cell["source"].splitlines()) for cell in cells(path, "code")) <= 30
+
+
+@each
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", markdown(path)):
+        if not target.startswith(("http", "#")):
+            assert (FOLDER / target.split("#")[0]).exists(), target
+
+
+def definitions(source: str) -> str:
+    """The imports, functions and classes of a cell, without what it computes."""
+    kinds = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef)
+    return "\n".join(ast.unparse(node) for node in ast.parse(source).body if isinstance(node, kinds))
+
+
+def answered(exercise: str, solution: str) -> str:
+    """The exercise with every stub replaced by what the solution defines under its name; lines that
+    only the solution has come first."""
+    names: dict[str, ast.stmt] = {}
+    for node in ast.parse(solution).body:
+        for name in defined(node):
+            names[name] = node
+    body, used = [], set()
+    for node in ast.parse(exercise).body:
+        replaced = [name for name in defined(node) if name in names]
+        body.append(names[replaced[0]] if replaced else node)
+        used |= set(map(id, body))
+    extra = [node for node in ast.parse(solution).body if id(node) not in used]
+    return ast.unparse(ast.Module(extra + body, []))
+
+
+def defined(node: ast.stmt) -> list[str]:
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return [node.name]
+    if isinstance(node, ast.Assign):
+        return [target.id for target in node.targets if isinstance(target, ast.Name)]
+    return []
+
+
+def verdict(source: str, namespace: dict) -> bool:
+    """Runs a cell and returns the value of its last line, the checker."""
+    *body, last = ast.parse(source).body
+    assert isinstance(last, ast.Expr)
+    exec(compile(ast.Module(body, []), "exercise", "exec"), namespace)
+    return eval(compile(ast.Expression(last.value), "exercise", "eval"), namespace)
+
+
+@each
+def test_solutions_pass_their_checkers_and_stubs_do_not(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(FOLDER)
+    every = cells(path)
+    namespace: dict = {}
+    solved = 0
+    for cell, after in zip(every, [*every[1:], None], strict=True):
+        if cell["cell_type"] != "code":
+            continue
+        if "exercise" not in cell["tags"]:
+            whole = "setup" in cell["tags"]
+            exec(cell["source"] if whole else definitions(cell["source"]), namespace)
+            continue
+        assert after is not None
+        assert "<summary>Hint</summary>" in after["source"]
+        (solution,) = SOLUTION.findall(after["source"])
+        assert verdict(cell["source"], dict(namespace)) is False, "the untouched stub passes"
+        right = verdict(answered(cell["source"], solution), dict(namespace))
+        assert right is True, f"{solution}\n{capsys.readouterr().out}"
+        solved += 1
+    assert 2 <= solved <= 4
