@@ -1,16 +1,24 @@
-# Two commands set everything up by themselves: `make demo` makes a clip, `make test` runs all tests.
+# Each command sets up what it needs: `make demo` makes a clip, `make course` opens the notebooks,
+# `make test` runs all tests and notebooks, `make outputs` runs the notebooks in place.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 PROMPT ?= a large yellow star moving down and left on a navy background
 
-.PHONY: demo test lint clean
+.PHONY: demo course test outputs lint clean
 
 demo: .venv/.installed
 	$(BIN)/minisora sample "$(PROMPT)" --out clip.mp4
 
+course: .venv/.installed-course
+	$(BIN)/jupyter lab notebooks/00_quickstart.ipynb
+
 test: .venv/.installed-dev lint
 	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
+
+outputs: .venv/.installed-dev
+	$(BIN)/python notebooks/run.py
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .
@@ -21,6 +29,10 @@ lint: .venv/.installed-dev
 	@echo "setting up .venv; PyTorch is most of what is installed"
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	$(PIP) --editable .
+	touch $@
+
+.venv/.installed-course: .venv/.installed
+	$(PIP) --editable ".[course]"
 	touch $@
 
 .venv/.installed-dev: .venv/.installed
