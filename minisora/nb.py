@@ -22,7 +22,7 @@ class Picture:
         film = Image.new("RGB", (width, height * len(frames)))  # all frames share one palette
         for t, frame in enumerate(frames):
             film.paste(frame, (0, t * height))
-        film = film.quantize(96, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        film = film.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
         first, *rest = (
             film.crop((0, t * height, width, (t + 1) * height)) for t in range(len(frames))
         )

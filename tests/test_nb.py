@@ -1,9 +1,11 @@
+import io
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from minisora import nb
+from minisora import nb, world
 from minisora.flow import shifted
 
 
@@ -78,7 +80,16 @@ def test_show_is_an_animated_png_with_a_page_for_every_frame(tmp_path) -> None:
         assert image.n_frames == 5
         for t in range(5):
             image.seek(t)
-            assert image.convert("RGB").getpixel((3, 3)) == (60 * t,) * 3
+            assert image.convert("RGB").getpixel((3, 3)) == pytest.approx((60 * t,) * 3, abs=8)
+
+
+def test_show_keeps_the_colors_of_small_objects() -> None:
+    clips = [world.clip(0, index).frames for index in range(8)]
+    with Image.open(io.BytesIO(nb.show(np.stack(clips), columns=8, scale=1).png)) as image:
+        drawn = np.array(image.convert("RGB")).astype(int)
+    for i, clip in enumerate(clips):
+        gap = np.abs(drawn[:, 38 * i : 38 * i + 32] - clip[0])
+        assert gap.max() < 64 and gap.mean() < 8
 
 
 def test_show_takes_tensors_and_single_clips() -> None:
