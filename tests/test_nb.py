@@ -80,7 +80,7 @@ def test_show_is_an_animated_png_with_a_page_for_every_frame(tmp_path) -> None:
         assert image.n_frames == 5
         for t in range(5):
             image.seek(t)
-            assert image.convert("RGB").getpixel((3, 3)) == pytest.approx((60 * t,) * 3, abs=8)
+            assert image.convert("RGB").getpixel((3, 3)) == pytest.approx((60 * t,) * 3, abs=16)
 
 
 def test_show_keeps_the_colors_of_small_objects() -> None:
