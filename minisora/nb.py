@@ -109,7 +109,7 @@ def wrapped(text: str, width: int) -> str:
 def same(mine: Any, theirs: Any, *inputs: Any, tolerance: float = 1e-5) -> None:
     """Proves that what a notebook built equals what the package ships: called on the same inputs,
     or, without inputs, compared as values. Raises AssertionError with the difference if not."""
-    name = getattr(theirs, "__name__", type(theirs).__name__)
+    name = getattr(theirs, "__name__", type(theirs).__name__) if inputs else "values"
     left, right = (called(f, inputs) if inputs else f for f in (mine, theirs))
     wrong = difference(left, right, tolerance)
     assert wrong is None, f"not the same as minisora's {name}: {wrong}"
@@ -144,7 +144,10 @@ def check(
         if wrong is not None:
             print(f"✗ {wrong}{given(case)}")
             for sentence, mistaken in (mistakes or {}).items():
-                if difference(answer, called(mistaken, case) if cases else mistaken, tolerance) is None:
+                if (
+                    difference(answer, called(mistaken, case) if cases else mistaken, tolerance)
+                    is None
+                ):
                     print(f"  likely: {sentence}")
             return False
     print("✓ right")

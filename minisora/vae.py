@@ -54,8 +54,7 @@ class CausalConv(nn.Conv3d):
 
 
 class Block(nn.Module):
-    """A residual block whose last convolution starts at zero. `kernel` 1 looks inside a group, 2
-    one group back."""
+    """A residual block. `kernel` 1 looks inside a group, 2 one group back."""
 
     def __init__(self, width: int, kernel: int) -> None:
         super().__init__()
@@ -68,6 +67,7 @@ class Block(nn.Module):
 
 
 def trunk(inputs: int, outputs: int, width: int, depth: int, kernel: int) -> nn.Sequential:
+    """Blocks between two linear layers, the last of which starts at zero."""
     last = nn.Conv3d(width, outputs, 1)
     for p in last.parameters():
         nn.init.zeros_(p)

@@ -20,11 +20,20 @@ STATIONS = [  # what the roadmap shows, one word or two a notebook
 ]  # fmt: skip
 
 
+STYLE = """
+  text { fill: #333; font: 11px sans-serif; text-anchor: middle }
+  line, circle { stroke: #888; stroke-width: 2 }
+  circle { fill: #fff } .done { fill: #888 } .here { fill: #d9480f; stroke: #d9480f }
+  @media (prefers-color-scheme: dark) { text { fill: #ddd } circle { fill: #222 } .done { fill: #888 } }
+"""
+
+
 def main(chosen: list[str]) -> None:
     for number in range(len(STATIONS)):
         (HERE / "figures" / f"roadmap-{number:02d}.svg").write_text(roadmap(number))
-    paths = [path for path in sorted(HERE.glob("[0-9][0-9]_*.ipynb")) if path.name[:2] in chosen or not chosen]
-    for path in tqdm(paths, "running", unit="notebook"):
+    paths = sorted(HERE.glob("[0-9][0-9]_*.ipynb"))
+    wanted = [path for path in paths if not chosen or path.name[:2] in chosen]
+    for path in tqdm(wanted, "running", unit="notebook"):
         run(path)
 
 
@@ -36,14 +45,15 @@ def run(path: Path) -> None:
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # when each cell ran, to the microsecond
         if "hero" in cell.metadata.get("tags", []):
-            png = next(out.data["image/png"] for out in cell.outputs if "image/png" in out.get("data", {}))
-            (HERE / "figures" / f"{path.name[:2]}-hero.png").write_bytes(base64.b64decode(png))
+            shown = (output.get("data", {}).get("image/png") for output in cell.outputs)
+            png = base64.b64decode(next(filter(None, shown)))
+            (HERE / "figures" / f"{path.name[:2]}-hero.png").write_bytes(png)
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
     }
-    head = notebook.cells[1]
-    head.source = timed(head.source, seconds)
+    box = notebook.cells[1]
+    box.source = timed(box.source, seconds)
     nbformat.write(notebook, path)
     course_map = HERE / "README.md"
     lines = course_map.read_text().splitlines()
@@ -56,25 +66,23 @@ def timed(text: str, seconds: int) -> str:
 
 
 def roadmap(here: int) -> str:
-    """The course as a line of stations, the notebook at hand marked: an SVG for light and dark
+    """The course as a line of stations with the notebook at hand marked, for light and dark
     pages."""
-    step, top = 84, 30
+    step = 84
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {step * len(STATIONS)} 78" '
-        'font-family="sans-serif" font-size="11" text-anchor="middle" role="img">',
-        "<style>text{fill:#333}.line{stroke:#999}.dot{fill:#fff;stroke:#777}.done{fill:#777}"
-        ".here{fill:#d9480f;stroke:#d9480f}.you{fill:#d9480f}@media (prefers-color-scheme:dark)"
-        "{text{fill:#ddd}.line{stroke:#777}.dot{fill:#222;stroke:#aaa}.done{fill:#aaa}"
-        ".here{fill:#ff922b;stroke:#ff922b}.you{fill:#ff922b}}</style>",
-        f'<line class="line" x1="{step / 2}" y1="{top}" x2="{step * (len(STATIONS) - 0.5)}" y2="{top}" stroke-width="2"/>',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {step * len(STATIONS)} 76">',
+        f"<style>{STYLE}</style>",
+        f'<line x1="{step / 2}" y1="30" x2="{step * (len(STATIONS) - 0.5)}" y2="30"/>',
     ]
     for number, name in enumerate(STATIONS):
         x = step * (number + 0.5)
-        kind = "here" if number == here else "done" if number < here else ""
-        parts.append(f'<circle class="dot {kind}" cx="{x}" cy="{top}" r="{8 if number == here else 6}" stroke-width="2"/>')
-        parts.append(f'<text x="{x}" y="{top + 24}">{number:02d}</text><text x="{x}" y="{top + 38}">{name}</text>')
-        if number == here:
-            parts.append(f'<text class="you" x="{x}" y="14" font-weight="bold">you are here</text>')
+        kind = "here" if number == here else "done" if number < here else "ahead"
+        parts += [
+            f'<circle class="{kind}" cx="{x}" cy="30" r="{8 if kind == "here" else 6}"/>',
+            f'<text x="{x}" y="54">{number:02d}</text><text x="{x}" y="68">{name}</text>',
+        ]
+        if kind == "here":
+            parts.append(f'<text x="{x}" y="14">you are here</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 

@@ -66,7 +66,11 @@ def test_outputs_are_those_of_one_run_from_top_to_bottom(path: Path) -> None:
 def test_what_is_built_is_compared_with_the_package(path: Path) -> None:
     compared = [cell for cell in cells(path, "code") if "nbval-check-output" in cell["tags"]]
     assert any("same(" in cell["source"] for cell in compared)
-    assert all("✓" in json.dumps(c["outputs"], ensure_ascii=False) for c in compared if "same(" in c["source"])
+    assert all(
+        "✓" in json.dumps(c["outputs"], ensure_ascii=False)
+        for c in compared
+        if "same(" in c["source"]
+    )
 
 
 @each
@@ -88,7 +92,9 @@ def test_links_lead_somewhere(path: Path) -> None:
 def definitions(source: str) -> str:
     """The imports, functions and classes of a cell, without what it computes."""
     kinds = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef)
-    return "\n".join(ast.unparse(node) for node in ast.parse(source).body if isinstance(node, kinds))
+    return "\n".join(
+        ast.unparse(node) for node in ast.parse(source).body if isinstance(node, kinds)
+    )
 
 
 def answered(exercise: str, solution: str) -> str:

@@ -24,7 +24,9 @@ ROUNDS = 1
 dits.SIZES["benchmark"] = (WIDTH, DEPTH, HEADS)
 
 
-def in_turns(contestants: dict[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, float]:
+def in_turns(
+    contestants: dict[str, Callable[[], object]], rounds: int = ROUNDS
+) -> dict[str, float]:
     """Median seconds of each contestant."""
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(rounds + 1):
@@ -43,7 +45,9 @@ def table(heads: list[str], rows: list[list[object]]) -> None:
     print(flush=True)
 
 
-def trained(model: nn.Module, forward: Callable[[], Tensor], dtype: torch.dtype) -> Callable[[], None]:
+def trained(
+    model: nn.Module, forward: Callable[[], Tensor], dtype: torch.dtype
+) -> Callable[[], None]:
     """One forward and backward pass, with autocast if the type is not float32."""
 
     def step() -> None:
@@ -55,7 +59,9 @@ def trained(model: nn.Module, forward: Callable[[], Tensor], dtype: torch.dtype)
     return step
 
 
-def ours(width: int = WIDTH, grid: tuple[int, int, int] = GRID, batch: int = BATCH) -> tuple[nn.Module, Callable]:
+def ours(
+    width: int = WIDTH, grid: tuple[int, int, int] = GRID, batch: int = BATCH
+) -> tuple[nn.Module, Callable]:
     dits.SIZES["benchmark"] = (width, DEPTH, width // 32)
     model = dits.DiT("benchmark", CHANNELS)
     place, t = positions(grid), torch.rand(batch)
@@ -71,7 +77,11 @@ def peers() -> dict[str, tuple[nn.Module, Callable]]:
     )
 
     frames, side = GRID[0], 2 * GRID[1]
-    shape = {"num_attention_heads": HEADS, "attention_head_dim": WIDTH // HEADS, "num_layers": DEPTH}
+    shape = {
+        "num_attention_heads": HEADS,
+        "attention_head_dim": WIDTH // HEADS,
+        "num_layers": DEPTH,
+    }
     shape |= {"in_channels": CHANNELS, "out_channels": CHANNELS}
     text, t = torch.randn(BATCH, TEXT, 128), torch.randint(0, 1000, (BATCH,))
     clip = torch.randn(BATCH, CHANNELS, frames, side, side)
@@ -99,7 +109,9 @@ def products(dtype: torch.dtype) -> Callable[[], None]:
     shapes: list[tuple[int, int, int]] = []
     hooks = [
         layer.register_forward_hook(
-            lambda layer, inputs, _: shapes.append((inputs[0].numel() // inputs[0].shape[-1], *layer.weight.shape))
+            lambda layer, inputs, _: shapes.append(
+                (inputs[0].numel() // inputs[0].shape[-1], *layer.weight.shape)
+            )
         )
         for layer in model.modules()
         if isinstance(layer, nn.Linear)
@@ -108,7 +120,10 @@ def products(dtype: torch.dtype) -> Callable[[], None]:
         forward()
     for hook in hooks:
         hook.remove()
-    made = {s: [torch.randn(a, b, dtype=dtype) for a, b in ((s[0], s[2]), (s[1], s[2]), (s[0], s[1]))] for s in shapes}
+    made = {
+        s: [torch.randn(a, b, dtype=dtype) for a, b in ((s[0], s[2]), (s[1], s[2]), (s[0], s[1]))]
+        for s in shapes
+    }
 
     def multiply() -> None:
         for shape in shapes:
@@ -126,13 +141,22 @@ def step() -> None:
         for name, (model, forward) in models.items():
             contestants[f"{name}, {kind}"] = trained(model, forward, dtype)
     seconds = in_turns(contestants)
-    print(f"Forward and backward at width {WIDTH}, depth {DEPTH}, {BATCH} clips of 80 video and {TEXT} text tokens:\n")
+    print(
+        f"Forward and backward at width {WIDTH}, depth {DEPTH}, {BATCH} clips of 80 video and {TEXT} text tokens:\n"
+    )
     rows = []
     for name in ("matrix products alone", *models):
         both = [1000 * seconds[f"{name}, {kind}"] for kind in ("float32", "bfloat16")]
         count = sum(p.numel() for p in models[name][0].parameters()) / 1e6 if name in models else 0
         best = min(seconds[f"minisora, {kind}"] for kind in ("float32", "bfloat16"))
-        rows.append([name, f"{count:.2f} M" if count else "", *(f"{ms:.0f} ms" for ms in both), f"{min(both) / 1000 / best:.2f}"])
+        rows.append(
+            [
+                name,
+                f"{count:.2f} M" if count else "",
+                *(f"{ms:.0f} ms" for ms in both),
+                f"{min(both) / 1000 / best:.2f}",
+            ]
+        )
     table(["", "parameters", "float32", "bfloat16", "best, relative to minisora's best"], rows)
 
 
@@ -165,22 +189,45 @@ def vae() -> None:
     rows = []
     for (name, latent), model in zip(latents.items(), (mine, cog, wan), strict=True):
         count = sum(p.numel() for p in model.parameters()) / 1e6
-        rows.append([name, f"{count:.2f} M", tuple(latent.shape[1:]), f"{1000 * encode[name]:.0f} ms", f"{1000 * decode[name]:.0f} ms"])
+        rows.append(
+            [
+                name,
+                f"{count:.2f} M",
+                tuple(latent.shape[1:]),
+                f"{1000 * encode[name]:.0f} ms",
+                f"{1000 * decode[name]:.0f} ms",
+            ]
+        )
     table(["", "parameters", "latent of a clip", "encode", "decode"], rows)
 
 
 def scaling() -> None:
     best = torch.bfloat16 if fast_bfloat16("cpu") else torch.float32
-    grids = {80: (5, 4, 4), 160: (10, 4, 4), 320: (5, 8, 8), 640: (10, 8, 8), 1280: (20, 8, 8), 2560: (10, 16, 16)}
-    print(f"Forward and backward at width {WIDTH}, 5,120 video tokens in all, in clips of so many tokens:\n")
+    grids = {
+        80: (5, 4, 4),
+        160: (10, 4, 4),
+        320: (5, 8, 8),
+        640: (10, 8, 8),
+        1280: (20, 8, 8),
+        2560: (10, 16, 16),
+    }
+    print(
+        f"Forward and backward at width {WIDTH}, 5,120 video tokens in all, in clips of so many tokens:\n"
+    )
     runs = {n: trained(*ours(grid=grid, batch=5120 // n), best) for n, grid in grids.items()}
     seconds = in_turns({str(n): run for n, run in runs.items()}, rounds=5)
     first = seconds["80"]
-    table(["tokens", "time", "relative to 80"], [[n, f"{1000 * s:.0f} ms", f"{s / first:.2f}"] for n, s in seconds.items()])
+    table(
+        ["tokens", "time", "relative to 80"],
+        [[n, f"{1000 * s:.0f} ms", f"{s / first:.2f}"] for n, s in seconds.items()],
+    )
     print(f"The same at {BATCH} clips of 80 tokens, by width:\n")
     widths = {width: trained(*ours(width), best) for width in (64, 128, 192, 256, 384)}
     seconds = in_turns({str(width): run for width, run in widths.items()}, rounds=5)
-    table(["width", "time", "relative to 192"], [[w, f"{1000 * s:.0f} ms", f"{s / seconds['192']:.2f}"] for w, s in seconds.items()])
+    table(
+        ["width", "time", "relative to 192"],
+        [[w, f"{1000 * s:.0f} ms", f"{s / seconds['192']:.2f}"] for w, s in seconds.items()],
+    )
 
 
 def sampling() -> None:
@@ -188,7 +235,10 @@ def sampling() -> None:
     prompt = "a small red circle moving right on a black background"
     seconds = in_turns({str(n): lambda n=n: sora([prompt] * n) for n in (1, 4, 16, 64)}, rounds=5)
     print("Sampling with the default settings, prompt to frames:\n")
-    table(["clips", "time", "a clip"], [[n, f"{s:.2f} s", f"{s / int(n):.3f} s"] for n, s in seconds.items()])
+    table(
+        ["clips", "time", "a clip"],
+        [[n, f"{s:.2f} s", f"{s / int(n):.3f} s"] for n, s in seconds.items()],
+    )
 
 
 def profile() -> None:
@@ -202,7 +252,13 @@ def profile() -> None:
     events = sorted(recorded.key_averages(), key=lambda e: -e.self_cpu_time_total)
     whole = sum(event.self_cpu_time_total for event in events)
     print("Where the time of forward and backward goes:\n")
-    table(["operation", "share"], [[e.key.removeprefix("aten::"), f"{100 * e.self_cpu_time_total / whole:.0f}%"] for e in events[:10]])
+    table(
+        ["operation", "share"],
+        [
+            [e.key.removeprefix("aten::"), f"{100 * e.self_cpu_time_total / whole:.0f}%"]
+            for e in events[:10]
+        ],
+    )
 
 
 PARTS = {"step": step, "vae": vae, "scaling": scaling, "sampling": sampling, "profile": profile}
@@ -210,6 +266,8 @@ PARTS = {"step": step, "vae": vae, "scaling": scaling, "sampling": sampling, "pr
 if __name__ == "__main__":
     keep_memory()
     torch.manual_seed(0)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}\n")
+    print(
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}\n"
+    )
     for name in sys.argv[1:] or PARTS:
         PARTS[name]()
