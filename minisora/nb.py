@@ -155,7 +155,8 @@ def check(
 
 
 def called(f: Callable, case: tuple) -> Any:
-    result = f(*case) if callable(f) else f
+    own = [a.clone() if isinstance(a, Tensor) else a for a in case]  # who calls may write into it
+    result = f(*own) if callable(f) else f
     return list(result) if hasattr(result, "__next__") else result  # a generator is run to its end
 
 
@@ -167,8 +168,8 @@ def given(case: tuple) -> str:
 def difference(mine: Any, right: Any, tolerance: float) -> str | None:
     """One sentence on how two answers differ, None if they don't."""
     if isinstance(right, list | tuple):
-        if not isinstance(mine, list | tuple) or len(mine) != len(right):
-            got = f"{len(mine)}" if isinstance(mine, list | tuple) else type(mine).__name__
+        if not isinstance(mine, list | tuple | Tensor | np.ndarray) or len(mine) != len(right):
+            got = len(mine) if hasattr(mine, "__len__") else f"one {type(mine).__name__}"
             return f"expected {len(right)} things, got {got}"
         each = (difference(m, r, tolerance) for m, r in zip(mine, right, strict=True))
         return next((wrong for wrong in each if wrong), None)
@@ -177,7 +178,7 @@ def difference(mine: Any, right: Any, tolerance: float) -> str | None:
     try:
         a, b = (torch.as_tensor(x).detach().to("cpu", torch.float64) for x in (mine, right))
     except (TypeError, ValueError, RuntimeError):
-        return f"expected a {type(right).__name__}, got {mine!r}"
+        return f"expected {kind(right)}, got {kind(mine)}"
     if a.shape != b.shape:
         return f"expected the shape {tuple(b.shape)}, got {tuple(a.shape)}"
     gap = (a - b).abs()
@@ -186,3 +187,10 @@ def difference(mine: Any, right: Any, tolerance: float) -> str | None:
     at = int(gap.nan_to_num(float("inf")).argmax())
     where = f" at {tuple(int(i) for i in np.unravel_index(at, b.shape))}" if b.ndim else ""
     return f"expected {b.flatten()[at]:.5g}{where}, got {a.flatten()[at]:.5g}"
+
+
+def kind(x: Any) -> str:
+    """What something is, in a few words."""
+    if isinstance(x, Tensor | np.ndarray):
+        return f"numbers of shape {tuple(x.shape)}"
+    return f"a number, {x}" if isinstance(x, int | float) else f"{type(x).__name__} {x!r:.60}"

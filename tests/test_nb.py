@@ -56,7 +56,7 @@ def broken(a: float) -> float:
         (broken, "stops with AttributeError"),
         (lambda a: torch.zeros(2), r"expected the shape (), got (2,)"),
         (lambda a: float("nan"), "got nan"),
-        (lambda a: "text", "expected a float, got 'text'"),
+        (lambda a: "text", "expected a number, 4.0, got str 'text'"),
     ],
 )
 def test_check_fails_with_a_sentence(answer, message: str, capsys: pytest.CaptureFixture) -> None:
@@ -68,6 +68,14 @@ def test_check_of_plain_values(capsys: pytest.CaptureFixture) -> None:
     assert nb.check(80, 80) and nb.check({"red"}, {"red"})
     assert not nb.check(..., 80) and not nb.check(16, 80, mistakes={"one frame only": 16})
     assert "one frame only" in capsys.readouterr().out
+
+
+def test_an_answer_may_change_its_arguments() -> None:
+    def add(x: torch.Tensor) -> torch.Tensor:
+        x += 1
+        return x
+
+    assert nb.check(add, lambda x: x + 1, (torch.zeros(3),))
 
 
 def test_show_is_an_animated_png_with_a_page_for_every_frame(tmp_path) -> None:
