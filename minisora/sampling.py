@@ -53,11 +53,11 @@ def guided(
         return lambda x, t: velocity(x, t, text)
     both = torch.cat([text, null])
 
-    def v(x: Tensor, t: Tensor) -> Tensor:
+    def guided_velocity(x: Tensor, t: Tensor) -> Tensor:
         with_text, without = velocity(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
         return without + scale * (with_text - without)
 
-    return v
+    return guided_velocity
 
 
 SAMPLERS = {"euler": euler, "heun": heun}
