@@ -19,6 +19,7 @@ class Picture:
     def __init__(self, frames: list[Image.Image], fps: float = 8) -> None:
         file = io.BytesIO()
         width, height = frames[0].size
+        self.text = f"{len(frames)} frames of {width} x {height} pixels"
         film = Image.new("RGB", (width, height * len(frames)))  # all frames share one palette
         for t, frame in enumerate(frames):
             film.paste(frame, (0, t * height))
@@ -35,6 +36,9 @@ class Picture:
             loop=0,
         )
         self.png = file.getvalue()
+
+    def __repr__(self) -> str:
+        return self.text
 
     def _repr_png_(self) -> bytes:
         return self.png
