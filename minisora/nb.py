@@ -177,6 +177,11 @@ def difference(mine: Any, right: Any, tolerance: float) -> str | None:
             return f"expected {len(right)} things, got {got}"
         each = (difference(m, r, tolerance) for m, r in zip(mine, right, strict=True))
         return next((wrong for wrong in each if wrong), None)
+    if isinstance(right, set | frozenset) and isinstance(mine, set | frozenset | list | tuple):
+        hits, wrong = len(right & set(mine)), len(set(mine) - right)
+        if hits < len(right) or wrong:  # without telling which
+            return f"{hits} of {len(right)} are found, {wrong} do not belong"
+        return None
     if isinstance(right, str | bool | set | frozenset | dict):
         return None if mine == right else f"expected {right!r}, got {mine!r}"
     try:

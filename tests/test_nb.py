@@ -68,6 +68,9 @@ def test_check_of_plain_values(capsys: pytest.CaptureFixture) -> None:
     assert nb.check(80, 80) and nb.check({"red"}, {"red"})
     assert not nb.check(..., 80) and not nb.check(16, 80, mistakes={"one frame only": 16})
     assert "one frame only" in capsys.readouterr().out
+    assert nb.check(["red", "blue"], {"blue", "red"})
+    assert not nb.check({"red", "green"}, {"blue", "red"})
+    assert "1 of 2 are found, 1 do not belong" in capsys.readouterr().out
 
 
 def test_an_answer_may_change_its_arguments() -> None:
