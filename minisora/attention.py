@@ -7,15 +7,15 @@ from einops import rearrange
 from torch import Tensor, nn
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """softmax(q k^T / sqrt(d)) v for q (B, heads, N, d), k and v (B, heads, M, d) -> (B, heads, N,
-    d).
+    d). `mask` (N, M) says who may look at whom.
 
     In bfloat16 on a CPU short sequences are faster written out than fused.
     """
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and k.shape[2] < 1000:
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and k.shape[2] < 1000 and mask is None:
         return (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1) @ v
-    return F.scaled_dot_product_attention(q, k, v)
+    return F.scaled_dot_product_attention(q, k, v, mask)
 
 
 def rotary_turns(positions: Tensor, frequencies: Tensor) -> Tensor:
@@ -67,10 +67,14 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width, bias=False)
 
     def forward(
-        self, x: Tensor, turns: Tensor | None = None, context: Tensor | None = None
+        self,
+        x: Tensor,
+        turns: Tensor | None = None,
+        context: Tensor | None = None,
+        causal: bool = False,
     ) -> Tensor:
         """x (B, N, width), turns (N, head width / 2) complex, context (B, L, context width) -> (B,
-        N, width)."""
+        N, width). If `causal`, a token looks at itself, at those before it, and at the context."""
         q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads)
         q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
         if turns is not None:
@@ -80,7 +84,13 @@ class Attention(nn.Module):
             ck, cv = rearrange(kv, "b l (two h d) -> two b h l d", two=2, h=self.heads)
             k = torch.cat([self.k_norm(ck).to(v.dtype), k], dim=2)  # (B, h, L + N, d)
             v = torch.cat([cv, v], dim=2)
-        return self.out(rearrange(attend(q, k, v), "b h n d -> b n (h d)"))
+        mask = None
+        if causal:
+            ahead = k.shape[2] - q.shape[2]  # tokens of the context come first
+            mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=x.device).tril(
+                ahead
+            )
+        return self.out(rearrange(attend(q, k, v, mask), "b h n d -> b n (h d)"))
 
 
 class MLP(nn.Module):
@@ -93,3 +103,16 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(F.gelu(self.up(x)))
+
+
+class Block(nn.Module):
+    """A plain transformer block, of tokens that may also look at a context."""
+
+    def __init__(self, width: int, heads: int, context_width: int = 0) -> None:
+        super().__init__()
+        self.attention_norm, self.mlp_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention, self.mlp = Attention(width, heads, context_width), MLP(width)
+
+    def forward(self, x: Tensor, context: Tensor | None = None, causal: bool = False) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), context=context, causal=causal)
+        return x + self.mlp(self.mlp_norm(x))

@@ -1,5 +1,5 @@
-"""The command line: `minisora sample | fit | evaluate | doctor`. What is slow to import is
-imported where it is used."""
+"""The command line: `minisora sample | caption | fit | evaluate | doctor`. What is slow to import
+is imported where it is used."""
 
 import argparse
 import json
@@ -71,8 +71,21 @@ def parser() -> argparse.ArgumentParser:
 
     # stands here for the help; `main` hands its arguments to LightningCLI
     commands.add_parser(
-        "fit", help="train: fit vae|dit --config configs/SCALE/STAGE.yaml [--KEY VALUE ...]"
+        "fit",
+        help="train: fit vae|dit|captioner --config configs/SCALE/STAGE.yaml [--KEY VALUE ...]",
     )
+
+    say_what = commands.add_parser("caption", help="say what clips show")
+    say_what.add_argument("clips", nargs="+", metavar="CLIP", help="video files or images")
+    say_what.add_argument(
+        "--temperature",
+        type=float,
+        default=0.0,
+        help="0 says what is likeliest, 1 draws (default: 0)",
+    )
+    say_what.add_argument("--seed", type=seed, default=0, help="of the draws (default: 0)")
+    weights_option(say_what)
+    say_what.set_defaults(run=caption)
 
     score = commands.add_parser(
         "evaluate", help="sample prompts of every split and let the oracle score them"
@@ -142,20 +155,33 @@ def sample(options: argparse.Namespace) -> None:
 
 
 def fit(arguments: list[str]) -> None:
-    stages = ("vae", "dit")
+    stages = ("vae", "dit", "captioner")
     if not arguments or arguments[0] not in stages:
         if arguments[:1] not in (["-h"], ["--help"]):
             raise InputError(
                 f"say what to train: minisora fit {'|'.join(stages)} --config configs/toy/STAGE.yaml"
             )
         print(
-            "usage: minisora fit vae|dit --config FILE [--config OVERLAY] [--KEY VALUE ...] [--ckpt_path FILE]\n"
+            "usage: minisora fit vae|dit|captioner --config FILE [--config OVERLAY] [--KEY VALUE ...]\n"
+            "       [--ckpt_path FILE] resumes\n"
             "       minisora fit STAGE --help lists every key; --print_config prints the whole config"
         )
         return
     from minisora import fit
 
     fit.fit(arguments[0], arguments[1:])
+
+
+def caption(options: argparse.Namespace) -> None:
+    if options.temperature < 0:
+        raise InputError(f"--temperature must be 0 or more, got {options.temperature}")
+    clips = [minisora.video.read(path) for path in options.clips]
+    import torch
+
+    captioner = minisora.Captioner.from_pretrained(options.weights)
+    draws = torch.Generator().manual_seed(options.seed)
+    for path, clip in zip(options.clips, clips, strict=True):
+        print(f"{path}: {captioner(clip[None], options.temperature, draws)[0]}")
 
 
 def evaluate(options: argparse.Namespace) -> None:

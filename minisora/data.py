@@ -56,8 +56,8 @@ class Steps(Dataset):
 class ClipData(L.LightningDataModule):
     """Clips of the world. Batches are {"video": (B, 3, T, H, W) in [-1, 1]}.
 
-    `clips` are rendered when training starts; validation draws `validation_clips` from every
-    attribute there is.
+    `clips` are rendered when training starts, a share `pairs` of them with two objects; validation
+    draws `validation_clips` from every attribute there is.
     """
 
     validation_split = "all"
@@ -71,6 +71,7 @@ class ClipData(L.LightningDataModule):
         height: int = 32,
         width: int = 32,
         validation_clips: int = 64,
+        pairs: float = 0.0,
     ) -> None:
         super().__init__()
         if num_frames % GROUP != 1:
@@ -79,14 +80,19 @@ class ClipData(L.LightningDataModule):
                 f"data.num_frames must be 1 + 4k, got {num_frames}: the nearest is {near}"
             )
         self.clips, self.batch_size, self.seed = clips, batch_size, seed
-        self.validation_clips = validation_clips
+        self.validation_clips, self.pairs = validation_clips, pairs
         self.shape = (num_frames, height, width)
 
     def render(self, index: int, num_frames: int | None = None) -> world.Clip:
         _, height, width = self.shape
-        return world.clip(
-            self.seed, index, num_frames or self.shape[0], height, width, split="train"
-        )
+        return self.draw(self.seed, index, (num_frames or self.shape[0], height, width))
+
+    def draw(
+        self, seed: int, index: int, size: tuple[int, int, int], split: str = "train"
+    ) -> world.Clip:
+        """A clip of one object or, in a share `pairs` of all indices, of two."""
+        two = self.pairs > np.random.default_rng((seed, index, 3)).random()
+        return (world.pairs.clip if two else world.clip)(seed, index, *size, split)
 
     def setup(self, stage: str) -> None:
         frames = [self.render(i).frames for i in tqdm(range(self.clips), "rendering", unit="clip")]
@@ -109,7 +115,7 @@ class ClipData(L.LightningDataModule):
     def val_dataloader(self) -> DataLoader:
         """Batches of {"video", "truths"}, the truths as a list of dicts."""
         clips = [
-            world.clip(self.seed + VALIDATION_SEED, i, *self.shape, split=self.validation_split)
+            self.draw(self.seed + VALIDATION_SEED, i, self.shape, self.validation_split)
             for i in range(self.validation_clips)
         ]
         return DataLoader(clips, batch_size=32, collate_fn=self.collate)  # type: ignore[arg-type]
@@ -121,6 +127,60 @@ class ClipData(L.LightningDataModule):
             "truths": [clip.truth for clip in clips],
             "captions": [clip.caption for clip in clips],
         }
+
+
+def drawn_groups(seed: int, step: int, whole: int, shorter: float) -> int:
+    """How many groups of frames the clips of this step have, the same on every rank: all, or with
+    chance `shorter` fewer."""
+    drawn = torch.rand(2, generator=generator(seed, step, stream=1))
+    return 1 + int(drawn[1] * (whole - 1)) if drawn[0] < shorter else whole
+
+
+class CaptionData(ClipData):
+    """Clips with captions. Batches are {"clips": uint8 (B, T, H, W, 3), "captions"}.
+
+    In the first `short_steps` steps the captions are short and lossy, as people write them, then
+    rich. Every step draws one length, as `LatentData` does. Validation clips are of held-out pairs,
+    and each is also seen through the VAE in `vae`.
+    """
+
+    validation_split = "held_out"
+
+    def __init__(
+        self,
+        vae: str,
+        clips: int = 12_000,
+        batch_size: int = 64,
+        seed: int = 0,
+        num_frames: int = 17,
+        height: int = 32,
+        width: int = 32,
+        validation_clips: int = 256,
+        pairs: float = 0.3,
+        shorter: float = 0.2,
+        short_steps: int = 300,
+    ) -> None:
+        super().__init__(
+            clips, batch_size, seed, num_frames, height, width, validation_clips, pairs
+        )
+        self.vae = weights.load(vae, "vae", VAE)
+        self.shorter, self.short_steps = shorter, short_steps
+
+    def setup(self, stage: str) -> None:
+        rendered = [self.render(i) for i in tqdm(range(self.clips), "rendering", unit="clip")]
+        self.frames = np.stack([clip.frames for clip in rendered])
+        self.captions = [clip.caption for clip in rendered]
+        self.short_captions = [clip.short_caption for clip in rendered]
+        self.image_captions = [self.render(i, num_frames=1).caption for i in range(self.clips)]
+
+    def batch(self, step: int) -> dict[str, Any]:
+        indices = self.indices(step)
+        groups = drawn_groups(self.seed, step, 1 + (self.shape[0] - 1) // GROUP, self.shorter)
+        captions = self.image_captions if groups == 1 else self.captions
+        if step < self.short_steps:
+            captions, groups = self.short_captions, 1 + (self.shape[0] - 1) // GROUP
+        clips = self.frames[indices, : 1 + GROUP * (groups - 1)]
+        return {"clips": torch.from_numpy(clips), "captions": [captions[i] for i in indices]}
 
 
 class LatentData(ClipData):
@@ -143,9 +203,12 @@ class LatentData(ClipData):
         height: int = 32,
         width: int = 32,
         validation_clips: int = 64,
+        pairs: float = 0.0,
         shorter: float = 0.2,
     ) -> None:
-        super().__init__(clips, batch_size, seed, num_frames, height, width, validation_clips)
+        super().__init__(
+            clips, batch_size, seed, num_frames, height, width, validation_clips, pairs
+        )
         self.vae = weights.load(vae, "vae", VAE)
         self.shorter = shorter
 
@@ -166,14 +229,9 @@ class LatentData(ClipData):
         bar.close()
         self.latents = torch.cat(latents)  # (clips, C, t, h, w)
 
-    def groups(self, step: int) -> int:
-        """How many groups of frames the clips of this step have, the same on every rank."""
-        whole = self.latents.shape[2]
-        drawn = torch.rand(2, generator=generator(self.seed, step, stream=1))
-        return 1 + int(drawn[1] * (whole - 1)) if drawn[0] < self.shorter else whole
-
     def batch(self, step: int) -> dict[str, Any]:
-        indices, groups = self.indices(step), self.groups(step)
+        indices = self.indices(step)
+        groups = drawn_groups(self.seed, step, self.latents.shape[2], self.shorter)
         captions = self.image_captions if groups == 1 else self.captions
         latents: Tensor = self.latents[indices, :, :groups].float()
         return {"latents": latents, "captions": [captions[i] for i in indices]}

@@ -8,7 +8,7 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor, nn
 
-from minisora.attention import MLP, Attention
+from minisora.attention import Block
 from minisora.errors import InputError
 
 PAD, UNKNOWN = "[PAD]", "[UNK]"
@@ -27,19 +27,6 @@ def word_tokenizer(words: list[str]) -> Tokenizer:
         [pre_tokenizers.Whitespace(), pre_tokenizers.Punctuation(behavior="removed")]
     )
     return tokenizer
-
-
-class TextBlock(nn.Module):
-    """A plain transformer block: every word looks at every word."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.attention_norm, self.mlp_norm = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attention, self.mlp = Attention(width, heads), MLP(width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attention(self.attention_norm(x))
-        return x + self.mlp(self.mlp_norm(x))
 
 
 class TextEncoder(nn.Module):
@@ -62,7 +49,7 @@ class TextEncoder(nn.Module):
         self.tokenizer.enable_padding(length=length, pad_token=PAD)
         self.embedding = nn.Embedding(len(words) + 2, width)
         self.place = nn.Parameter(0.5 * torch.randn(length, width))
-        self.blocks = nn.ModuleList(TextBlock(width, heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
 
     def unknown(self, prompt: str) -> list[str]:

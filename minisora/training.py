@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from minisora import video, weights, world
+from minisora.captioner import Captioner
 from minisora.data import ClipData, generator
 from minisora.dit import DiT
 from minisora.errors import InputError
@@ -224,6 +225,64 @@ class DiTTraining(Training):
 
     def export(self, folder: Path) -> None:
         self.sora().save(folder)
+
+
+class CaptionerTraining(Training):
+    """The captioner on clips and their captions: words, and clips told apart by their texts.
+
+    `contrast`: the weight of the contrastive loss beside captioning, 1/2 in CoCa.
+    """
+
+    def __init__(
+        self,
+        width: int = 128,
+        depth: int = 3,
+        frames: int = 9,
+        patch: int = 8,
+        timed: bool = True,
+        contrast: float = 0.5,
+        lr: float = 0.02,
+        adam_lr: float = 2e-3,
+        warmup: int = 50,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(lr, adam_lr, warmup, seed)
+        torch.manual_seed(seed)
+        words = sorted(world.WORDS)
+        self.captioner = Captioner(words, width, depth, frames=frames, patch=patch, timed=timed)
+        self.contrast = contrast
+
+    def optimized(self) -> tuple[torch.nn.Module, list[torch.nn.Module]]:
+        return self.captioner, self.captioner.blocks
+
+    def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
+        pixels = self.captioner.sample_frames(batch["clips"])
+        saying, contrast = self.captioner.losses(pixels, batch["captions"])
+        self.log_dict({"words": saying, "contrast": contrast}, prog_bar=True)
+        return saying + self.contrast * contrast
+
+    def validation_step(self, batch: dict[str, Any], _: int) -> None:
+        """The share of captions that say everything right, of true clips ("val") and of the same
+        clips seen through the VAE ("rebuilt"), and how often a clip finds its own caption among
+        those of its batch."""
+        vae = self.trainer.datamodule.vae.to(self.device)
+        rebuilt = to_frames(vae.decode(vae.encode(batch["video"])))
+        for prefix, frames in (("val", to_frames(batch["video"])), ("rebuilt", rebuilt)):
+            said = self.captioner(frames)
+            right = np.mean([a == b for a, b in zip(said, batch["captions"], strict=True)])
+            found = self.captioner.similarity(frames, batch["captions"]).argmax(1).tolist()
+            first = np.mean(
+                [batch["captions"][i] == c for i, c in zip(found, batch["captions"], strict=True)]
+            )
+            self.log_dict(
+                {f"{prefix}/all": float(right), f"{prefix}/recall": float(first)},
+                batch_size=len(said),
+                prog_bar=prefix == "val",
+                sync_dist=True,
+            )
+
+    def export(self, folder: Path) -> None:
+        weights.save(folder, {}, captioner=self.captioner)
 
 
 class Progress(TQDMProgressBar):

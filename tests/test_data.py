@@ -52,7 +52,7 @@ def test_shorter_clips_are_the_first_latents_and_one_is_an_image(tmp_path) -> No
     weights.save(tmp_path, {}, vae=vae)
     data = LatentData(str(tmp_path), clips=16, batch_size=16, shorter=1.0)
     data.setup("fit")
-    lengths = {data.groups(step): step for step in range(60)}
+    lengths = {data.batch(step)["latents"].shape[2]: step for step in range(60)}
     assert set(lengths) == {1, 2, 3, 4}
     image = data.batch(lengths[1])
     index = data.indices(lengths[1])[0]

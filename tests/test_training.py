@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from minisora import Sora
+from minisora import Sora, world
+from minisora.captioner import Captioner
 from minisora.cli import main
+from minisora.data import CaptionData
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -61,6 +63,22 @@ def test_resuming_repeats_the_uninterrupted_run_to_the_bit(trained: Path, tmp_pa
     for ours, theirs in ((a.dit, b.dit), (a.text, b.text)):
         pairs = zip(ours.parameters(), theirs.parameters(), strict=True)
         assert all(torch.equal(p, q) for p, q in pairs)
+
+
+def test_a_captioner_is_trained_in_two_stages(trained: Path, tmp_path: Path) -> None:
+    vae = trained / "vae" / "weights"
+    fit("captioner", tmp_path, f"--data.vae={vae}")
+    weights = tmp_path / "captioner" / "weights"
+    said = Captioner.from_pretrained(weights, "cpu")(world.clip(0, 0).frames[None])
+    assert len(said) == 1 and set(said[0].split()) <= world.WORDS
+    with open(tmp_path / "captioner" / "metrics.csv") as file:
+        words = [float(row["words"]) for row in csv.DictReader(file) if row["words"]]
+    assert len(words) == 20 and words[-1] < words[5]
+    data = CaptionData(str(vae), clips=16, batch_size=16, shorter=0.0, short_steps=1)
+    data.setup("fit")
+    short, rich = (data.batch(step)["captions"] for step in (0, 1))
+    assert max(map(len, short)) < max(map(len, rich))
+    assert all(" on a " in caption for caption in rich) and not any(" on a " in s for s in short)
 
 
 def test_resuming_the_vae_too(trained: Path, tmp_path: Path) -> None:

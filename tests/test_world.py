@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from minisora import InputError
-from minisora.world import HELD_OUT, HELD_OUT_MOTIONS, WORDS, agree, caption, clip, describe
-from minisora.world.shapes import COLORS, MOTIONS, SHAPES, short_caption
+from minisora.world import HELD_OUT, HELD_OUT_MOTIONS, agree, caption, clip, describe
+from minisora.world.shapes import COLORS, MOTIONS, SHAPES, WORDS, short_caption
 
 
 def noisy(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -52,9 +52,17 @@ def describe(frames: np.ndarray) -> dict[str, Any]:
         )
     pixels = frames / 255.0
     unit = min(frames.shape[1:3]) / SIDE
-
     background = nearest(np.median(pixels, axis=(0, 1, 2)), BACKGROUNDS)
-    difference = pixels - np.array(BACKGROUNDS[background])  # (T, H, W, 3)
+    read, _ = read_object(pixels - np.array(BACKGROUNDS[background]), background, unit)
+    return read
+
+
+def read_object(
+    difference: np.ndarray, background: str, unit: float
+) -> tuple[dict[str, Any], float]:
+    """What `describe` says of one object before its background, and the share of the object that
+    stays unexplained in the worst frame: difference (T, H, W, 3) from the background, `unit` in
+    pixels."""
     color, alpha, contrast = read_color(difference, background)
     # the object and its rim; noise elsewhere is left out
     near = dilate(alpha > 0.5, max(2, round(2 * unit)))
@@ -70,7 +78,7 @@ def describe(frames: np.ndarray) -> dict[str, Any]:
     one = bool(
         np.all(np.isfinite(area)) and np.all(misfit < MISFIT) and np.all(stray < STRAY * area)
     )
-    return {
+    read = {
         "shape": shape,
         "color": color,
         "motion": motion,
@@ -79,6 +87,7 @@ def describe(frames: np.ndarray) -> dict[str, Any]:
         "clean": one and lawful,
         "position": position,
     }
+    return read, float(np.max(misfit + stray / area))
 
 
 def agree(truth: dict[str, Any], read: dict[str, Any]) -> dict[str, bool]:

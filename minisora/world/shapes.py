@@ -5,6 +5,7 @@ of motion do the rest. Lengths are in *units*: the shorter side of the picture i
 world exists at every size.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,10 +75,12 @@ def in_split(shape: str, color: str, motion: str, split: str) -> bool:
             "held_out_motion": moving and not pair, "all": True}[split]  # fmt: skip
 
 
-def draw_attributes(rng: np.random.Generator, split: str = "train") -> dict[str, str]:
+def draw_attributes(
+    rng: np.random.Generator, split: str = "train", motions: tuple[str, ...] = MOTIONS
+) -> dict[str, str]:
     """Draws shape, color, motion, size and background, each uniformly, until they belong to
     `split`."""
-    choices = {"shape": SHAPES, "color": tuple(COLORS), "motion": MOTIONS, "size": tuple(SIZES),
+    choices = {"shape": SHAPES, "color": tuple(COLORS), "motion": motions, "size": tuple(SIZES),
                "background": tuple(BACKGROUNDS)}  # fmt: skip
     while True:
         drawn = {name: values[rng.integers(len(values))] for name, values in choices.items()}
@@ -190,6 +193,19 @@ def short_caption(truth: dict[str, Any], rng: np.random.Generator) -> str:
     )
 
 
+def parse(text: str) -> dict[str, str | None]:
+    """Which attributes of one object a text names; None for those it does not. Every word belongs
+    to one attribute, so their order does not matter."""
+    words = re.findall(r"[a-z]+", text.lower())
+    plain = " ".join(words)
+    motions = [motion for motion in MOTIONS if re.search(rf"\b{motion}\b", plain)]
+    named: dict[str, str | None] = {"motion": max(motions, key=len, default=None)}
+    kinds = {"shape": SHAPES, "color": COLORS, "size": SIZES, "background": BACKGROUNDS}
+    for name, values in kinds.items():
+        named[name] = next((word for word in words if word in values), None)
+    return named
+
+
 def shown(attributes: dict[str, str], num_frames: int) -> dict[str, str | None]:
     """What a clip of these attributes can show: an image has no motion, growing and shrinking
     clips have no size."""
@@ -202,6 +218,20 @@ def shown(attributes: dict[str, str], num_frames: int) -> dict[str, str | None]:
     if num_frames == 1:
         seen["motion"] = None
     return seen
+
+
+def check_clip(
+    seed: int, index: int, num_frames: int, height: int, width: int, split: str
+) -> None:
+    """Raises InputError for a clip that cannot be."""
+    if split not in SPLITS:
+        raise InputError(f"no split {split!r}: the splits are {', '.join(SPLITS)}")
+    if min(seed, index) < 0:
+        raise InputError(f"seed and index must be 0 or more, got {seed} and {index}")
+    if num_frames < 1 or min(height, width) < 8:
+        raise InputError(
+            f"a clip needs at least 1 frame of 8 x 8 pixels, got {num_frames} of {height} x {width}"
+        )
 
 
 def clip(
@@ -217,14 +247,7 @@ def clip(
     The first frames of a longer clip are the shorter clip. Raises InputError on an unknown split
     or an empty size.
     """
-    if split not in SPLITS:
-        raise InputError(f"no split {split!r}: the splits are {', '.join(SPLITS)}")
-    if min(seed, index) < 0:
-        raise InputError(f"seed and index must be 0 or more, got {seed} and {index}")
-    if num_frames < 1 or min(height, width) < 8:
-        raise InputError(
-            f"a clip needs at least 1 frame of 8 x 8 pixels, got {num_frames} of {height} x {width}"
-        )
+    check_clip(seed, index, num_frames, height, width, split)
     rng = np.random.default_rng((seed, index))
     attributes = draw_attributes(rng, split)
     unit = min(height, width) / SIDE
