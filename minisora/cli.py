@@ -1,5 +1,5 @@
-"""The command line: `minisora sample | caption | fit | evaluate | doctor`. What is slow to import
-is imported where it is used."""
+"""The command line: `minisora sample | caption | fit | evaluate | reproduce | doctor`. What is
+slow to import is imported where it is used."""
 
 import argparse
 import json
@@ -72,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
     # stands here for the help; `main` hands its arguments to LightningCLI
     commands.add_parser(
         "fit",
-        help="train: fit vae|dit|captioner --config configs/SCALE/STAGE.yaml [--KEY VALUE ...]",
+        help="train: fit vae|dit|captioner|upsampler --config configs/SCALE/STAGE.yaml [--KEY VALUE ...]",
     )
 
     say_what = commands.add_parser("caption", help="say what clips show")
@@ -101,6 +101,20 @@ def parser() -> argparse.ArgumentParser:
     )
     weights_option(score)
     score.set_defaults(run=evaluate)
+
+    again = commands.add_parser(
+        "reproduce", help="run an experiment again, or go on with it, and print its table"
+    )
+    again.add_argument("experiment", choices=["recipe"], help="what the training recipe rests on")
+    again.add_argument("--only", nargs="+", default=[], metavar="ROW", help="rows of the table")
+    again.add_argument(
+        "--seeds", nargs="+", type=seed, default=[0, 1], help="a run for each (default: 0 1)"
+    )
+    again.add_argument(
+        "--minutes", type=float, default=5.0, help="of two cores, for a run (default: 5)"
+    )
+    again.add_argument("--prompts", type=positive, default=256, help="to score (default: 256)")
+    again.set_defaults(run=reproduce)
 
     check = commands.add_parser("doctor", help="say what this machine has, and make a test clip")
     weights_option(check)
@@ -155,14 +169,14 @@ def sample(options: argparse.Namespace) -> None:
 
 
 def fit(arguments: list[str]) -> None:
-    stages = ("vae", "dit", "captioner")
+    stages = ("vae", "dit", "captioner", "upsampler")
     if not arguments or arguments[0] not in stages:
         if arguments[:1] not in (["-h"], ["--help"]):
             raise InputError(
                 f"say what to train: minisora fit {'|'.join(stages)} --config configs/toy/STAGE.yaml"
             )
         print(
-            "usage: minisora fit vae|dit|captioner --config FILE [--config OVERLAY] [--KEY VALUE ...]\n"
+            "usage: minisora fit vae|dit|captioner|upsampler --config FILE [--config OVERLAY] [--KEY VALUE ...]\n"
             "       [--ckpt_path FILE] resumes\n"
             "       minisora fit STAGE --help lists every key; --print_config prints the whole config"
         )
@@ -195,6 +209,16 @@ def evaluate(options: argparse.Namespace) -> None:
     )
     out.write_text(json.dumps(result, indent=1) + "\n")
     print(f"{evaluate.table(result)}\n\n{out}: {result['minutes']} minutes, seed {options.seed}")
+
+
+def reproduce(options: argparse.Namespace) -> None:
+    from minisora.experiments import recipe
+
+    if unknown := set(options.only) - set(recipe.CHANGES):
+        raise InputError(f"no row {', '.join(unknown)}: the rows are {', '.join(recipe.CHANGES)}")
+    if options.minutes <= 0:
+        raise InputError(f"--minutes must be more than 0, got {options.minutes}")
+    print(recipe.run(options.seeds, options.minutes, options.prompts, options.only))
 
 
 def doctor(options: argparse.Namespace) -> None:

@@ -19,6 +19,7 @@ from minisora import weights, world
 from minisora.device import autocast, best_device
 from minisora.errors import InputError
 from minisora.pipeline import to_pixels
+from minisora.upsampler import drawn_prompt
 from minisora.vae import GROUP, VAE
 
 VALIDATION_SEED = 1_000_003  # added to the seed: validation clips come from another world
@@ -181,6 +182,51 @@ class CaptionData(ClipData):
             captions, groups = self.short_captions, 1 + (self.shape[0] - 1) // GROUP
         clips = self.frames[indices, : 1 + GROUP * (groups - 1)]
         return {"clips": torch.from_numpy(clips), "captions": [captions[i] for i in indices]}
+
+
+class PromptData(L.LightningDataModule):
+    """What users might type, and the rich captions behind it: batches of {"short", "rich"}, drawn
+    anew for every step. A share `pairs` names two objects. Validation prompts are of a form that is
+    never trained on: the attributes with commas between, the shape first."""
+
+    def __init__(
+        self,
+        batch_size: int = 128,
+        seed: int = 0,
+        pairs: float = 0.4,
+        validation_prompts: int = 256,
+    ) -> None:
+        super().__init__()
+        self.batch_size, self.seed, self.pairs = batch_size, seed, pairs
+        self.validation_prompts = validation_prompts
+
+    def batch(self, step: int) -> dict[str, Any]:
+        rank = self.trainer.global_rank if self.trainer else 0
+        ranks = self.trainer.world_size if self.trainer else 1
+        first = (step * ranks + rank) * self.batch_size
+        drawn = [drawn_prompt(self.seed, first + i, self.pairs) for i in range(self.batch_size)]
+        short, rich = zip(*drawn, strict=True)
+        return {"short": list(short), "rich": list(rich)}
+
+    def train_dataloader(self) -> DataLoader:
+        start = 0
+        if self.trainer:
+            start = self.trainer.global_step * self.trainer.accumulate_grad_batches
+        return DataLoader(Steps(self.batch), sampler=itertools.count(start), batch_size=None)  # type: ignore[arg-type]
+
+    def val_dataloader(self) -> DataLoader:
+        """One batch of {"short"}."""
+        forms = (
+            "{shape}, {color}",
+            "{shape}, {background} background, {motion}",
+            "{motion}, {shape}, {size}",
+        )
+        prompts = []
+        for i in range(self.validation_prompts):
+            truth = world.clip(self.seed + VALIDATION_SEED, i, 2, 8, 8, split="all").truth
+            truth["size"] = truth["size"] or ""
+            prompts.append(forms[i % len(forms)].format(**truth).strip(", "))
+        return DataLoader([{"short": prompts}], batch_size=None)  # type: ignore[arg-type]
 
 
 class LatentData(ClipData):

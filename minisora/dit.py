@@ -18,7 +18,7 @@ from minisora.patches import Grid
 
 SIZES = {  # width, depth, heads; the capitals are the paper's
     "tiny": (64, 2, 2),
-    "toy": (128, 4, 4),
+    "toy": (96, 6, 3),
     "laptop": (192, 4, 6),
     "S": (384, 12, 6),
     "B": (768, 12, 12),

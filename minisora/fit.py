@@ -13,15 +13,23 @@ import yaml
 from lightning import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from minisora.data import CaptionData, ClipData, LatentData
+from minisora.data import CaptionData, ClipData, LatentData, PromptData
 from minisora.device import best_device, fast_bfloat16, keep_memory
 from minisora.errors import InputError
-from minisora.training import CaptionerTraining, DiTTraining, Export, Progress, VAETraining
+from minisora.training import (
+    CaptionerTraining,
+    DiTTraining,
+    Export,
+    Progress,
+    UpsamplerTraining,
+    VAETraining,
+)
 
 STAGES = {
     "vae": (VAETraining, ClipData),
     "dit": (DiTTraining, LatentData),
     "captioner": (CaptionerTraining, CaptionData),
+    "upsampler": (UpsamplerTraining, PromptData),
 }
 
 
@@ -59,7 +67,7 @@ class FitCLI(LightningCLI):
 
 
 def fit(stage: str, arguments: list[str]) -> None:
-    """Trains `stage`, "vae", "dit" or "captioner", with LightningCLI's own arguments: --config, --print_config,
+    """Trains `stage`, one of `STAGES`, with LightningCLI's own arguments: --config, --print_config,
     --ckpt_path, keys.
 
     Raises InputError if a checkpoint is missing or does not fit the config, naming the key.

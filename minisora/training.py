@@ -27,6 +27,7 @@ from minisora.optim import MuonAdam, split_parameters
 from minisora.patches import Grid, grid_of, patchify, positions
 from minisora.pipeline import Sora, to_frames, to_pixels
 from minisora.text import TextEncoder
+from minisora.upsampler import Upsampler, keeps
 from minisora.vae import GROUP, VAE, vae_loss
 
 
@@ -41,17 +42,19 @@ class Training(L.LightningModule):
     def draws(self, step: int) -> torch.Generator:
         return generator(self.seed, step, self.global_rank)
 
-    def check(self, data: ClipData) -> None:
+    def check(self, data: Any) -> None:
         """Raises InputError if the network does not fit the data, before any of it is made."""
 
     def optimized(self) -> tuple[torch.nn.Module, list[torch.nn.Module]]:
         """The model, and those of its blocks whose matrices Muon steps."""
         raise NotImplementedError
 
+    def optimizer(self) -> torch.optim.Optimizer:
+        lr, adam_lr = self.rates
+        return MuonAdam(*split_parameters(*self.optimized()), lr=lr, adam_lr=adam_lr)
+
     def configure_optimizers(self) -> dict[str, Any]:
-        optimizer = MuonAdam(
-            *split_parameters(*self.optimized()), lr=self.rates[0], adam_lr=self.rates[1]
-        )
+        optimizer = self.optimizer()
         total = max(1, int(self.trainer.estimated_stepping_batches))
         schedule = LambdaLR(
             optimizer,
@@ -132,7 +135,8 @@ class VAETraining(Training):
 class DiTTraining(Training):
     """The diffusion transformer and its text encoder on latents of a trained VAE.
 
-    `t_mean`, `t_deviation`: the logit-normal noise levels; `text_drop`: share of clips trained
+    `t_mean`, `t_deviation`: the logit-normal noise levels; with `t_mean_end` their mean moves there
+    from `t_mean` in a straight line, from layout to detail; `text_drop`: share of clips trained
     without their caption; `guidance`, `steps`, `shift`: how validation samples, and the exported
     model's defaults.
     """
@@ -144,11 +148,12 @@ class DiTTraining(Training):
         channels: int = 16,
         patch: Grid = (1, 2, 2),
         text_width: int = 128,
-        text_depth: int = 2,
+        text_depth: int = 1,
         text_length: int = 16,
         text_drop: float = 0.1,
         t_mean: float = 0.5,
         t_deviation: float = 1.0,
+        t_mean_end: float | None = None,
         lr: float = 0.02,
         adam_lr: float = 2e-3,
         warmup: int = 100,
@@ -162,6 +167,7 @@ class DiTTraining(Training):
         self.text = TextEncoder(sorted(world.WORDS), text_width, text_depth, length=text_length)
         self.dit = DiT(size, channels, patch, text_width, target)
         self.t_mean, self.t_deviation, self.text_drop = t_mean, t_deviation, text_drop
+        self.t_mean_end = t_mean if t_mean_end is None else t_mean_end
         self.defaults = {
             "num_inference_steps": steps,
             "guidance_scale": guidance,
@@ -176,7 +182,8 @@ class DiTTraining(Training):
         draws = self.draws(batch["step"])
         latents = batch["latents"]  # (B, C, t, h, w)
         tokens = patchify(latents, self.dit.patch)  # (B, N, P)
-        t = draw_times(len(tokens), draws, self.t_mean, self.t_deviation).to(tokens)
+        mean = self.t_mean + (self.t_mean_end - self.t_mean) * self.progress()
+        t = draw_times(len(tokens), draws, mean, self.t_deviation).to(tokens)
         eps = torch.randn(tokens.shape, generator=draws).to(tokens)
         dropped = torch.rand(len(tokens), generator=draws) < self.text_drop
         captions = [
@@ -188,6 +195,10 @@ class DiTTraining(Training):
         loss = flow_loss(prediction, tokens, eps, t, self.dit.target).mean()
         self.log("loss", loss, prog_bar=True)
         return loss
+
+    def progress(self) -> float:
+        """How much of the training is done, from 0 to 1."""
+        return self.global_step / self.trainer.max_steps if self._trainer else 0.0
 
     def validation_step(self, batch: dict[str, Any], index: int) -> None:
         """The oracle's scores of clips sampled for the captions, beside the ceiling: the same for
@@ -283,6 +294,40 @@ class CaptionerTraining(Training):
 
     def export(self, folder: Path) -> None:
         weights.save(folder, {}, captioner=self.captioner)
+
+
+class UpsamplerTraining(Training):
+    """The prompt upsampler on prompts and the rich captions behind them."""
+
+    def __init__(
+        self,
+        width: int = 64,
+        depth: int = 2,
+        lr: float = 0.02,
+        adam_lr: float = 2e-3,
+        warmup: int = 50,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(lr, adam_lr, warmup, seed)
+        torch.manual_seed(seed)
+        self.upsampler = Upsampler(sorted(world.WORDS), width, depth)
+
+    def optimized(self) -> tuple[torch.nn.Module, list[torch.nn.Module]]:
+        return self.upsampler, self.upsampler.blocks
+
+    def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
+        loss = self.upsampler.loss(batch["short"], batch["rich"])
+        self.log("loss", loss, prog_bar=True, batch_size=len(batch["short"]))
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], _: int) -> None:
+        """How often the first draw is a whole caption that keeps what the prompt names."""
+        drawn = self.upsampler.draw(batch["short"], generator(self.seed, 0, stream=2))
+        right = [keeps(short, rich) for short, rich in zip(batch["short"], drawn, strict=True)]
+        self.log("val/kept", float(np.mean(right)), prog_bar=True, batch_size=len(right))
+
+    def export(self, folder: Path) -> None:
+        weights.save(folder, {}, upsampler=self.upsampler)
 
 
 class Progress(TQDMProgressBar):

@@ -145,15 +145,15 @@ def short_caption(truth: dict[str, Any], rng: np.random.Generator) -> str:
 
 def parse(text: str) -> dict[str, Any] | None:
     """What a text of two objects names: {"objects", "relation", "background"}, None for what it
-    does not say; None if it names no relation."""
-    parts = re.split(rf"\b({'|'.join(RELATIONS)})\b", text.lower(), maxsplit=1)
+    does not say; None if it names no relation and has no "and" between objects."""
+    parts = re.split(rf"\b({'|'.join(RELATIONS)}|and (?!left|right))\b", text.lower(), maxsplit=1)
     if len(parts) < 3:
         return None
     first, second = shapes.parse(parts[0]), shapes.parse(parts[2])
     return {
         "objects": [{name: one[name] for name in ATTRIBUTES} for one in (first, second)],
-        "relation": parts[1],
-        "background": second["background"],
+        "relation": parts[1] if parts[1] in OPPOSITE else None,
+        "background": second["background"] or first["background"],
     }
 
 

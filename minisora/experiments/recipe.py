@@ -1,0 +1,90 @@
+"""What the recipe rests on: one change at a time from configs/toy/dit.yaml."""
+
+from collections.abc import Callable
+
+import torch
+
+from minisora.experiments import short_runs
+from minisora.experiments.short_runs import ROOT, Recipe
+from minisora.training import DiTTraining
+
+RESULTS = ROOT / "configs" / "recipe.csv"
+
+
+def model(**values: object) -> Callable[[Recipe], None]:
+    return lambda recipe: recipe.model.update(values)
+
+
+def sampled(**values: object) -> Callable[[Recipe], None]:
+    return lambda recipe: recipe.sampling.update(values)
+
+
+def own(**values: object) -> Callable[[Recipe], None]:
+    return lambda recipe: recipe.__dict__.update(values)
+
+
+def adamw(rate: float) -> Callable[[Recipe], None]:
+    return own(optimizer=lambda module: torch.optim.AdamW(module.parameters(), rate, (0.9, 0.99)))
+
+
+def shaped(width: int, depth: int) -> Callable[[Recipe], None]:
+    return own(size=(width, depth, width // 32))
+
+
+def no_places(module: DiTTraining) -> None:
+    torch.nn.init.zeros_(module.dit.place.weight.requires_grad_(False))
+    module.dit.place.bias.requires_grad_(False)
+
+
+def no_guidance(recipe: Recipe) -> None:
+    recipe.model["text_drop"] = 0.0
+    recipe.sampling["guidance_scale"] = 1.0
+
+
+def without_filling(caption: str) -> str:
+    """ "a red circle growing on a black background" -> "red circle growing black"."""
+    return " ".join(word for word in caption.split() if word not in ("a", "on", "background"))
+
+
+CHANGES: dict[str, Callable[[Recipe], None]] = {
+    "none": lambda recipe: None,
+    "asked for x": model(target="x"),
+    "asked for x, noise mean 1": model(target="x", t_mean=1.0, t_mean_end=None),
+    "asked for eps": model(target="eps"),
+    "noise mean 0, fixed": model(t_mean=0.0, t_mean_end=None),
+    "noise mean 1, fixed": model(t_mean=1.0, t_mean_end=None),
+    "noise mean 2, fixed": model(t_mean=2.0, t_mean_end=None),
+    "no rotary positions": own(prepare=lambda module: module.dit.frequencies.zero_()),
+    "no absolute positions": own(prepare=no_places),
+    "channels scaled to deviation 1": own(scale=lambda deviation: 1 / deviation),
+    "channels scaled by deviation to -0.5": own(scale=lambda deviation: deviation**-0.5),
+    "patches of 1 x 1 x 1": model(patch=(1, 1, 1)),
+    "patches of 1 x 4 x 4": model(patch=(1, 4, 4)),
+    "Muon 0.01": model(lr=0.01),
+    "Muon 0.06": model(lr=0.06),
+    "AdamW 0.001": adamw(1e-3),
+    "AdamW 0.002": adamw(2e-3),
+    "AdamW 0.004": adamw(4e-3),
+    "batch 16": own(batch=16),
+    "batch 64": own(batch=64),
+    "no average of the weights": own(decay=0.0),
+    "average 0.98": own(decay=0.98),
+    "average 0.999": own(decay=0.999),
+    "captions without filling words": own(caption=without_filling),
+    "no text encoder blocks": model(text_depth=0),
+    "2 text encoder blocks": model(text_depth=2),
+    "text never dropped, no guidance": no_guidance,
+    "text dropped 30%": model(text_drop=0.3),
+    "guidance 1": sampled(guidance_scale=1.0),
+    "guidance 3": sampled(guidance_scale=3.0),
+    "sampled with shift 3": sampled(shift=3.0),
+    "192 wide, 2 deep": shaped(192, 2),
+    "128 wide, 4 deep": shaped(128, 4),
+    "64 wide, 12 deep": shaped(64, 12),
+}
+
+
+def run(seeds: list[int], minutes: float, prompts: int, only: list[str]) -> str:
+    """Runs what is not in the results yet; returns the table of all of them."""
+    short_runs.compare(CHANGES, only or CHANGES, seeds, minutes, prompts, RESULTS)
+    return short_runs.table(RESULTS, CHANGES)
