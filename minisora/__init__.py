@@ -10,14 +10,15 @@ from minisora.errors import InputError
 if TYPE_CHECKING:
     from minisora.captioner import Captioner
     from minisora.pipeline import Sora
+    from minisora.upsampler import Upsampler
 
-__all__ = ["Captioner", "InputError", "Sora", "video", "world"]
+__all__ = ["Captioner", "InputError", "Sora", "Upsampler", "video", "world"]
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """Loads `Sora` or `Captioner`, and with it torch, when it is first asked for."""
-    rooms = {"Sora": "minisora.pipeline", "Captioner": "minisora.captioner"}
+    """Loads a model's class, and with it torch, when it is first asked for."""
+    rooms = {"Sora": "pipeline", "Captioner": "captioner", "Upsampler": "upsampler"}
     if name in rooms:
-        return getattr(importlib.import_module(rooms[name]), name)
+        return getattr(importlib.import_module(f"minisora.{rooms[name]}"), name)
     raise AttributeError(f"module 'minisora' has no attribute {name!r}")

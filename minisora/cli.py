@@ -1,5 +1,5 @@
-"""The command line: `minisora sample | caption | fit | evaluate | reproduce | doctor`. What is
-slow to import is imported where it is used."""
+"""The command line: `minisora sample | caption | recaption | fit | evaluate | reproduce |
+doctor`. What is slow to import is imported where it is used."""
 
 import argparse
 import json
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import minisora
 from minisora.errors import InputError
+from minisora.world import pairs
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -20,6 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             warnings.showwarning = lambda message, *_, **__: say("warning", message)
             if arguments[:1] == ["fit"]:  # LightningCLI reads its own arguments
                 fit(arguments[1:])
+            elif arguments[:1] == ["recaption"]:  # every argument of the function is a flag
+                recaption(arguments[1:])
             else:
                 options = parser().parse_args(arguments)
                 options.run(options)
@@ -64,6 +67,11 @@ def parser() -> argparse.ArgumentParser:
     )
     one.add_argument("--negative-prompt", default="", help="what to steer away from")
     one.add_argument(
+        "--upsample",
+        action="store_true",
+        help="let a small language model say what the prompt leaves open",
+    )
+    one.add_argument(
         "--scale", type=positive, default=8, help="write each pixel as SCALE x SCALE (default: 8)"
     )
     weights_option(one)
@@ -86,6 +94,11 @@ def parser() -> argparse.ArgumentParser:
     say_what.add_argument("--seed", type=seed, default=0, help="of the draws (default: 0)")
     weights_option(say_what)
     say_what.set_defaults(run=caption)
+
+    commands.add_parser(
+        "recaption",
+        help="give clips the captions that a captioner writes: recaption OUT --mix 0.95",
+    )
 
     score = commands.add_parser(
         "evaluate", help="sample prompts of every split and let the oracle score them"
@@ -146,9 +159,13 @@ def sample(options: argparse.Namespace) -> None:
     out = minisora.video.check_output(options.out)
     import torch
 
+    prompt, draws = options.prompt, torch.Generator().manual_seed(options.seed)
+    if options.upsample:
+        prompt = minisora.Upsampler.from_pretrained(options.weights)([prompt], draws)[0]
+        print(f"prompt: {prompt}", flush=True)
     sora = minisora.Sora.from_pretrained(options.weights)
     clip = sora(
-        options.prompt,
+        prompt,
         options.num_frames,
         options.height,
         options.width,
@@ -162,10 +179,13 @@ def sample(options: argparse.Namespace) -> None:
     print(
         f"{out}: {frames} frames of {width * options.scale} x {height * options.scale}, seed {options.seed}"
     )
-    read = minisora.world.describe(clip)
-    print(
-        f"the oracle sees {minisora.world.caption(read)}{'' if read['clean'] else ', but not one clean object'}"
-    )
+    if pairs.parse(prompt):
+        read, unclean = pairs.describe(clip), ", but not two clean objects"
+        says = pairs.caption(read)
+    else:
+        read, unclean = minisora.world.describe(clip), ", but not one clean object"
+        says = minisora.world.caption(read)
+    print(f"the oracle sees {says}{'' if read['clean'] else unclean}")
 
 
 def fit(arguments: list[str]) -> None:
@@ -196,6 +216,14 @@ def caption(options: argparse.Namespace) -> None:
     draws = torch.Generator().manual_seed(options.seed)
     for path, clip in zip(options.clips, clips, strict=True):
         print(f"{path}: {captioner(clip[None], options.temperature, draws)[0]}")
+
+
+def recaption(arguments: list[str]) -> None:
+    import jsonargparse
+
+    from minisora.recaption import recaption
+
+    jsonargparse.auto_cli(recaption, args=arguments, prog="minisora recaption")
 
 
 def evaluate(options: argparse.Namespace) -> None:

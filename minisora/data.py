@@ -6,6 +6,8 @@ construction.
 """
 
 import itertools
+import json
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -229,12 +231,26 @@ class PromptData(L.LightningDataModule):
         return DataLoader([{"short": prompts}], batch_size=None)  # type: ignore[arg-type]
 
 
+def read_captions(path: str, kind: str = "caption") -> tuple[dict[str, Any], list[str]]:
+    """How a file of `minisora recaption` was made, and of each clip its caption, or its "human" or
+    "synthetic" one. Raises InputError if the file is missing or none of these."""
+    try:
+        lines = Path(path).read_text().splitlines()
+        return json.loads(lines[0]), [json.loads(line)[kind] for line in lines[1:]]
+    except OSError:
+        raise InputError(f"no captions in {path}: `minisora recaption` writes them") from None
+    except (ValueError, KeyError, IndexError, TypeError):
+        raise InputError(f"{path} is damaged or not of `minisora recaption`") from None
+
+
 class LatentData(ClipData):
     """Clips encoded by a trained VAE. Batches are {"latents": (B, C, t, h, w), "captions"}.
 
     A latent is a picture of its own group, so the first latents of a clip are a shorter clip, and
     the first alone is an image. Every step draws one length: the whole clip, or with chance
-    `shorter` one of the shorter ones. Validation clips are of held-out pairs.
+    `shorter` one of the shorter ones. Validation clips are of held-out pairs. `captions` is a file
+    that `minisora recaption` wrote, of these clips, instead of the world's own captions; an image
+    has that of its clip.
     """
 
     validation_split = "held_out"
@@ -251,12 +267,15 @@ class LatentData(ClipData):
         validation_clips: int = 64,
         pairs: float = 0.0,
         shorter: float = 0.2,
+        captions: str | None = None,
     ) -> None:
         super().__init__(
             clips, batch_size, seed, num_frames, height, width, validation_clips, pairs
         )
         self.vae = weights.load(vae, "vae", VAE)
-        self.shorter = shorter
+        self.shorter, self.file = shorter, captions
+        if captions:
+            self.read_file()
 
     def setup(self, stage: str) -> None:
         latents, self.captions, self.image_captions = [], [], []
@@ -273,7 +292,21 @@ class LatentData(ClipData):
             self.image_captions += [self.render(i, num_frames=1).caption for i in indices]
             bar.update(len(indices))
         bar.close()
+        if self.file:
+            self.captions = self.image_captions = self.read_file()
         self.latents = torch.cat(latents)  # (clips, C, t, h, w)
+
+    def read_file(self) -> list[str]:
+        """Those of `file`. Raises InputError if they are not of these clips."""
+        head, captions = read_captions(self.file or "")
+        ours = {"seed": self.seed, "pairs": self.pairs, "folder": None}
+        theirs = {name: head.get(name) for name in ours}
+        if ours != theirs or len(captions) < self.clips:
+            raise InputError(
+                f"{self.file} holds {len(captions)} captions of clips with {theirs}, "
+                f"needed are {self.clips} with {ours}"
+            )
+        return captions[: self.clips]
 
     def batch(self, step: int) -> dict[str, Any]:
         indices = self.indices(step)

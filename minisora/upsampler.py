@@ -52,11 +52,15 @@ def keeps(short: str, rich: str) -> bool:
         return False
     if wanted is None or got is None:
         asked, said = shapes.parse(short), shapes.parse(rich)
-        if said["motion"] in ("growing", "shrinking"):
-            asked["size"] = None  # such a clip has none
+        missing = [name for name, word in said.items() if not word]
+        if said["motion"] in ("growing", "shrinking"):  # such a clip has no size
+            missing, asked["size"] = [name for name in missing if name != "size"], None
             said["size"] = None
-        whole = shapes.caption(said) == rich and said["motion"] is not None
-        return whole and all(said[name] == word for name, word in asked.items() if word)
+        return (
+            not missing
+            and shapes.caption(said) == rich
+            and all(said[name] == word for name, word in asked.items() if word)
+        )
     wholes = all(all(one.values()) for one in got["objects"])
     named = [(wanted["relation"], got["relation"]), (wanted["background"], got["background"])]
     for one, other in zip(wanted["objects"], got["objects"], strict=True):

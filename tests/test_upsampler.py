@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -19,7 +21,7 @@ def test_what_users_type_is_kept_by_the_caption_it_came_from() -> None:
     assert all(keeps(short, rich) for short, rich in drawn)
     shorter = np.mean([len(short.split()) < len(rich.split()) for short, rich in drawn])
     assert shorter > 0.95
-    others = [keeps(a[0], b[1]) for a, b in zip(drawn, drawn[1:], strict=False)]
+    others = [keeps(a[0], b[1]) for a, b in itertools.pairwise(drawn)]
     assert np.mean(others) < 0.15
 
 
@@ -29,7 +31,7 @@ def test_what_is_kept() -> None:
         assert keeps(short, rich)
     for short in ("blue circle", "red square", "moving up", "large", "red circle on navy"):
         assert not keeps(short, rich)
-    assert not keeps("red circle", "a red circle on a black background")  # no motion
+    assert not keeps("red circle", "a small red circle on a black background")  # no motion
     assert not keeps("red circle", "a red circle moving up on a black background")  # no size
     assert keeps("large star growing", "a red star growing on a black background")
     two = "a red circle moving left above a blue star standing still on a navy background"

@@ -1,0 +1,183 @@
+"""Re-captioning: clips with captions as people write them, short, with typos and sometimes wrong,
+get the captions that a captioner writes, in a share of `mix`. Both are kept.
+
+Source: Betker et al., "Improving Image Generation with Better Captions" (DALL-E 3, 2023), which found
+95% synthetic captions best; the Sora report does the same for video.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from minisora import video, world
+from minisora.captioner import Captioner
+from minisora.data import ClipData
+from minisora.errors import InputError
+
+KINDS = (
+    tuple(world.shapes.COLORS),
+    world.shapes.SHAPES,
+    tuple(word for word in world.shapes.DIRECTIONS if len(word.split()) == 2),
+)  # what a wrong word is taken from
+
+
+def human_caption(clip: world.Clip, rng: np.random.Generator, wrong: float, typos: float) -> str:
+    """A short caption; with chance `wrong` a color, shape or direction is another one than the
+    clip shows, with chance `typos` a word has lost a letter."""
+    caption = clip.short_caption
+    if rng.random() < wrong:
+        named = [(word, kind) for kind in KINDS for word in kind if word in caption]
+        word, kind = named[rng.integers(len(named))]
+        others = [other for other in kind if other != word]
+        caption = caption.replace(word, others[rng.integers(len(others))])
+    if rng.random() < typos:
+        words = caption.split()
+        which = int(np.argmax([len(word) * rng.random() for word in words]))
+        letter = rng.integers(1, max(2, len(words[which])))
+        words[which] = words[which][:letter] + words[which][letter + 1 :]
+        caption = " ".join(words)
+    return caption
+
+
+def recaption(
+    out: str,
+    folder: str | None = None,
+    clips: int = 24_000,
+    seed: int = 0,
+    pairs: float = 0.0,
+    wrong: float = 0.1,
+    typos: float = 0.1,
+    mix: float = 0.95,
+    weights: str | None = None,
+    batch: int = 64,
+) -> None:
+    """Writes a line of JSON for each clip: its "human" and its "synthetic" caption, and as
+    "caption" one of the two. A run that was stopped goes on where it was.
+
+    Args:
+        out: the file to write, .jsonl; its first line says how it was made.
+        folder: clips of your own, with their captions in captions.jsonl, lines of
+            {"file": "a.mp4", "caption": "..."}; else the toy world's.
+        clips: how many of the toy world's.
+        seed: of the toy world, and of every draw.
+        pairs: share of clips of two objects.
+        wrong: share of human captions that say something false.
+        typos: share of human captions with a word misspelled.
+        mix: share of clips that get the synthetic caption.
+        weights: folder of the captioner (default: the shipped one).
+        batch: clips captioned at once.
+    """
+    for name, value in {"pairs": pairs, "wrong": wrong, "typos": typos, "mix": mix}.items():
+        if not 0 <= value <= 1:
+            raise InputError(f"{name} is a share, from 0 to 1, got {value}")
+    head = {
+        "folder": folder,
+        "clips": clips,
+        "seed": seed,
+        "pairs": pairs,
+        "wrong": wrong,
+        "typos": typos,
+        "mix": mix,
+    }
+    own = OwnClips(Path(folder)) if folder else None
+    source = ToyClips(seed, pairs, wrong, typos) if own is None else own
+    count = head["clips"] = clips if own is None else len(own)
+    done = lines_done(Path(out), head)
+    captioner = Captioner.from_pretrained(weights)
+    bar = tqdm(total=count, initial=done, desc="captioning", unit="clip")
+    with open(out, "a") as file:
+        for start in range(done, count, batch):
+            numbers = range(start, min(start + batch, count))
+            names, frames, human = zip(*(source[number] for number in numbers), strict=True)
+            synthetic = caption_all(captioner, list(frames))
+            for number, *row in zip(numbers, names, human, synthetic, strict=True):
+                chosen = (
+                    row[2] if np.random.default_rng((seed, number, 5)).random() < mix else row[1]
+                )
+                keys = ("clip", "human", "synthetic", "caption")
+                file.write(json.dumps(dict(zip(keys, (*row, chosen), strict=True))) + "\n")
+            file.flush()
+            bar.update(len(numbers))
+    bar.close()
+
+
+class ToyClips:
+    """Name, frames and human caption of each of the toy world's clips."""
+
+    def __init__(self, seed: int, pairs: float, wrong: float, typos: float) -> None:
+        self.data, self.rates = ClipData(seed=seed, pairs=pairs), (wrong, typos)
+
+    def __getitem__(self, number: int) -> tuple[str | int, np.ndarray, str]:
+        clip = self.data.render(number)
+        rng = np.random.default_rng((self.data.seed, number, 6))
+        return number, clip.frames, human_caption(clip, rng, *self.rates)
+
+
+class OwnClips:
+    """Name, frames and human caption of each clip that a folder's captions.jsonl lists."""
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / "captions.jsonl"
+        if not path.is_file():
+            raise InputError(
+                f'{folder} has no captions.jsonl, lines of {{"file": ..., "caption": ...}}'
+            )
+        self.folder, self.rows = folder, read_lines(path, ("file", "caption"))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: int) -> tuple[str | int, np.ndarray, str]:
+        row = self.rows[number]
+        return row["file"], video.read(self.folder / row["file"]), row["caption"]
+
+
+def caption_all(captioner: Captioner, clips: list[np.ndarray]) -> list[str]:
+    """Captions of clips, in one go if they are of one size."""
+    if len({clip.shape for clip in clips}) == 1:
+        return captioner(np.stack(clips))
+    return [captioner(clip[None])[0] for clip in clips]
+
+
+def read_lines(path: Path, keys: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The lines of a .jsonl file. Raises InputError, naming the line, if one lacks a key."""
+    rows = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        try:
+            row = json.loads(line)
+            assert all(key in row for key in keys)
+        except (ValueError, AssertionError, TypeError):
+            raise InputError(f"{path}, line {number}: no JSON with {' and '.join(keys)}") from None
+        rows.append(row)
+    return rows
+
+
+def lines_done(path: Path, head: dict[str, Any]) -> int:
+    """How many clips `path` has already, after cutting off a line that was not finished. A new file
+    gets its first line. Raises InputError if it was made in another way."""
+    if not path.parent.is_dir():
+        raise InputError(f"cannot write {path}: {path.parent} is no folder")
+    if not path.exists():
+        path.write_text(json.dumps(head) + "\n")
+        return 0
+    whole = path.read_bytes()
+    end = whole.rfind(b"\n") + 1
+    try:
+        was = json.loads(whole[: whole.index(b"\n")])
+    except ValueError:
+        raise InputError(
+            f"{path} is no file of captions that was begun here: move it away"
+        ) from None
+    if was != head:
+        changed = [
+            f"{key} {was.get(key)}, now {head[key]}" for key in head if was.get(key) != head[key]
+        ]
+        raise InputError(
+            f"{path} was made otherwise ({'; '.join(changed)}): move it away or do the same"
+        )
+    os.truncate(path, end)
+    return whole.count(b"\n") - 1
