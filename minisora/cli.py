@@ -118,15 +118,21 @@ def parser() -> argparse.ArgumentParser:
     again = commands.add_parser(
         "reproduce", help="run an experiment again, or go on with it, and print its table"
     )
-    again.add_argument("experiment", choices=["recipe"], help="what the training recipe rests on")
-    again.add_argument("--only", nargs="+", default=[], metavar="ROW", help="rows of the table")
     again.add_argument(
-        "--seeds", nargs="+", type=seed, default=[0, 1], help="a run for each (default: 0 1)"
+        "experiment",
+        choices=["recipe", "recaption"],
+        help="recipe: what the training rests on; recaption: do synthetic captions help?",
+    )
+    again.add_argument(
+        "--only", nargs="+", default=[], metavar="ROW", help="rows of the recipe's table"
+    )
+    again.add_argument(
+        "--seeds", nargs="+", type=seed, default=[0, 1, 2], help="a run for each (default: 0 1 2)"
     )
     again.add_argument(
         "--minutes", type=float, default=5.0, help="of two cores, for a run (default: 5)"
     )
-    again.add_argument("--prompts", type=positive, default=256, help="to score (default: 256)")
+    again.add_argument("--prompts", type=positive, default=400, help="to score (default: 400)")
     again.set_defaults(run=reproduce)
 
     check = commands.add_parser("doctor", help="say what this machine has, and make a test clip")
@@ -240,13 +246,17 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def reproduce(options: argparse.Namespace) -> None:
-    from minisora.experiments import recipe
+    from minisora.experiments import recaption, recipe
 
     if unknown := set(options.only) - set(recipe.CHANGES):
         raise InputError(f"no row {', '.join(unknown)}: the rows are {', '.join(recipe.CHANGES)}")
     if options.minutes <= 0:
         raise InputError(f"--minutes must be more than 0, got {options.minutes}")
-    print(recipe.run(options.seeds, options.minutes, options.prompts, options.only))
+    settings = options.seeds, options.minutes, options.prompts
+    if options.experiment == "recaption":
+        print(recaption.run(*settings))
+    else:
+        print(recipe.run(*settings, options.only))
 
 
 def doctor(options: argparse.Namespace) -> None:

@@ -15,7 +15,7 @@ from minisora.dit import DiT
 from minisora.errors import InputError
 from minisora.patches import grid_of, positions, unpatchify
 from minisora.sampling import SAMPLERS, guided, noise_levels
-from minisora.text import TextEncoder
+from minisora.text import Encoder, PretrainedEncoder, TextEncoder
 from minisora.vae import GROUP, VAE
 
 
@@ -40,7 +40,7 @@ class Sora:
     def __init__(
         self,
         vae: VAE,
-        text: TextEncoder,
+        text: Encoder,
         dit: DiT,
         makes: dict[str, int],
         defaults: dict[str, Any],
@@ -64,7 +64,11 @@ class Sora:
         folder = folder or weights.shipped()
         config = weights.read_config(folder)
         vae = weights.load(folder, "vae", VAE)
-        text = weights.load(folder, "text", TextEncoder)
+        text: Encoder
+        if "source" in config.get("text", {}):
+            text = weights.load(folder, "text", PretrainedEncoder)
+        else:
+            text = weights.load(folder, "text", TextEncoder)
         dit = weights.load(folder, "dit", DiT)
         if not {"makes", "defaults"} <= config.keys():
             raise InputError(

