@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from minisora import world
+from minisora import world as one_object
 from minisora.metrics import oracle_scores, psnr
 from minisora.pipeline import Sora, to_frames, to_pixels
 from minisora.vae import VAE
+from minisora.world import Clip
 
 PROMPT_SEED = 2_000_003  # evaluation's own world: its clips are never trained or validated on
 SPLITS = [  # name in the table, split of the world, whether images
@@ -21,26 +22,32 @@ SPLITS = [  # name in the table, split of the world, whether images
     ("images, seen", "train", True),
 ]
 ROWS = ("background", "color", "size", "motion", "shape", "clean", "all")
+PAIR_ROWS = ("background", "layout", "relation", "color", "motion", "shape", "clean", "all")
 
 
 def evaluate(sora: Sora, clips: int = 500, seed: int = 0, batch: int = 20) -> dict[str, Any]:
-    """Samples `clips` prompts of every split, and of images, with the model's default settings.
+    """Samples `clips` prompts of every split, and of images, with the model's default settings, and
+    if it makes two objects, of these.
 
-    Each entry of "splits" holds the oracle's `scores` of sampled clips, and the `ceiling`: its
-    scores, and `psnr` in dB, of true clips for the same prompts that only went through the VAE.
-    "pca" is the ceiling of a linear PCA.
+    Each entry of "splits" and "pairs" holds the oracle's `scores` of sampled clips, and the
+    `ceiling`: its scores, and `psnr` in dB, of true clips for the same prompts that only went
+    through the VAE. "pca" is the ceiling of a linear PCA.
     """
     started = time.monotonic()
-    bar = tqdm(total=len(SPLITS) * clips, desc="sampling and reading", unit="clip")
+    tasks = [(name, one_object, split, images) for name, split, images in SPLITS]
+    if sora.makes.get("objects", 1) == 2:
+        tasks += [(name, one_object.pairs, split, False) for name, split, _ in SPLITS[:3]]
+    bar = tqdm(total=len(tasks) * clips, desc="sampling and reading", unit="clip")
     result: dict[str, Any] = {
         "clips": clips,
         "seed": seed,
         "defaults": sora.defaults,
         "splits": {},
+        "pairs": {},
     }
-    for name, split, images in SPLITS:
+    for name, world, split, images in tasks:
         frames = 1 if images else sora.makes["num_frames"]
-        truth = true_clips(sora, clips, seed, frames, split)
+        truth = true_clips(sora, clips, seed, frames, split, world)
         draws = torch.Generator().manual_seed(seed)
         made = []
         for start in range(0, clips, batch):
@@ -49,9 +56,9 @@ def evaluate(sora: Sora, clips: int = 500, seed: int = 0, batch: int = 20) -> di
                 sora(captions, frames, sora.makes["height"], sora.makes["width"], generator=draws)
             )
             bar.update(len(captions))
-        truths = [clip.truth for clip in truth]
-        entry = {"scores": oracle_scores(np.concatenate(made), truths), **rebuilt(sora.vae, truth)}
-        result["splits"][name] = entry
+        scores = oracle_scores(np.concatenate(made), [clip.truth for clip in truth], world)
+        entry = {"scores": scores, **rebuilt(sora.vae, truth, world)}
+        result["splits" if world is one_object else "pairs"][name] = entry
     bar.close()
 
     pca = VAE(**sora.vae.config).to(next(sora.vae.parameters()).device)
@@ -62,13 +69,17 @@ def evaluate(sora: Sora, clips: int = 500, seed: int = 0, batch: int = 20) -> di
     return result
 
 
-def true_clips(sora: Sora, count: int, seed: int, frames: int, split: str) -> list[world.Clip]:
+def true_clips(
+    sora: Sora, count: int, seed: int, frames: int, split: str, world: Any = one_object
+) -> list[Clip]:
     size = frames, sora.makes["height"], sora.makes["width"]
     return [world.clip(PROMPT_SEED + seed, index, *size, split=split) for index in range(count)]
 
 
 @torch.inference_mode()
-def rebuilt(vae: VAE, clips: list[world.Clip], batch: int = 20) -> dict[str, Any]:
+def rebuilt(
+    vae: VAE, clips: list[Clip], world: Any = one_object, batch: int = 20
+) -> dict[str, Any]:
     """The oracle's scores and the PSNR of clips that were encoded and decoded."""
     device = next(vae.parameters()).device
     video = to_pixels(np.stack([clip.frames for clip in clips]))
@@ -76,7 +87,7 @@ def rebuilt(vae: VAE, clips: list[world.Clip], batch: int = 20) -> dict[str, Any
         [vae.decode(vae.encode(part.to(device))).cpu() for part in video.split(batch)]
     )
     return {
-        "ceiling": oracle_scores(to_frames(back), [clip.truth for clip in clips]),
+        "ceiling": oracle_scores(to_frames(back), [clip.truth for clip in clips], world),
         "psnr": round(psnr(back, video), 2),
     }
 
@@ -113,4 +124,13 @@ def table(result: dict[str, Any]) -> str:
         f"Images: VAE {splits['images, seen']['psnr']:.1f} dB, "
         f"{100 * splits['images, seen']['ceiling']['all']['right']:.1f}%.",
     ]
+    if pairs := result.get("pairs"):
+        lines += [
+            "",
+            f"| % right of {result['clips']} clips of two objects | {' | '.join(pairs)} |",
+        ]
+        lines.append("|---" * (len(pairs) + 1) + "|")
+        for row in PAIR_ROWS:
+            cells = [percent(entry["scores"][row]) for entry in pairs.values()]
+            lines.append(f"| {'**all of it**' if row == 'all' else row} | {' | '.join(cells)} |")
     return "\n".join(lines)

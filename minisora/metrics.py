@@ -6,9 +6,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from minisora.world import ATTRIBUTES, agree, describe
-
-SCORES = (*ATTRIBUTES, "clean", "all")
+from minisora import world as one_object
 
 
 def psnr(a: Tensor, b: Tensor) -> float:
@@ -28,17 +26,20 @@ def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
     return max(0.0, center - half), min(1.0, center + half)
 
 
-def oracle_scores(clips: np.ndarray, truths: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Asks the oracle what uint8 clips (B, T, H, W, 3) show. For each attribute, "clean" and
-    "all": the share that is right, its 95% interval, and chance: the same readings held against
+def oracle_scores(
+    clips: np.ndarray, truths: list[dict[str, Any]], world: Any = one_object
+) -> dict[str, dict[str, float]]:
+    """Asks the oracle of `world` what uint8 clips (B, T, H, W, 3) show. For each attribute, "clean"
+    and "all": the share that is right, its 95% interval, and chance: the same readings held against
     the next clip's truth."""
-    reads = [describe(clip) for clip in clips]
-    right = [agree(truth, read) for truth, read in zip(truths, reads, strict=True)]
+    reads = [world.describe(clip) for clip in clips]
+    right = [world.agree(truth, read) for truth, read in zip(truths, reads, strict=True)]
     shuffled = [
-        agree(truth, read) for truth, read in zip(truths[1:] + truths[:1], reads, strict=True)
+        world.agree(truth, read)
+        for truth, read in zip(truths[1:] + truths[:1], reads, strict=True)
     ]
     table = {}
-    for name in SCORES:
+    for name in right[0]:
         count = sum(r[name] for r in right)
         low, high = wilson(count, len(right))
         chance = sum(s[name] for s in shuffled) / len(right)

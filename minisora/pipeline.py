@@ -17,6 +17,7 @@ from minisora.patches import grid_of, positions, unpatchify
 from minisora.sampling import SAMPLERS, guided, noise_levels
 from minisora.text import Encoder, PretrainedEncoder, TextEncoder
 from minisora.vae import GROUP, VAE
+from minisora.world import pairs
 
 
 def to_pixels(frames: np.ndarray | Tensor) -> Tensor:
@@ -33,7 +34,7 @@ class Sora:
     """A text-to-video model. `makes` bounds what it was trained to make, `defaults` is how it
     samples best.
 
-    makes: {"num_frames", "height", "width"}; defaults: {"num_inference_steps", "guidance_scale",
+    makes: {"num_frames", "height", "width"} and, if 2, "objects"; defaults: {"num_inference_steps", "guidance_scale",
     "shift", "sampler"}.
     """
 
@@ -122,7 +123,7 @@ class Sora:
         self.check(prompts, num_frames, height, width)
         if steps < 1:
             raise InputError(f"num_inference_steps must be 1 or more, got {steps}")
-        self.warn_of_unknown_words([*prompts, negative_prompt])
+        self.warn_of_what_is_unknown([*prompts, negative_prompt])
         t = 1 + math.ceil((num_frames - 1) / GROUP)
         grid = grid_of((t, height // self.vae.space, width // self.vae.space), self.dit.patch)
         numbers = self.vae.channels * math.prod(self.dit.patch)
@@ -159,8 +160,12 @@ class Sora:
                 f"these weights make frames of {size}, got {height} x {width}: the nearest is {size}"
             )
 
-    def warn_of_unknown_words(self, prompts: list[str]) -> None:
+    def warn_of_what_is_unknown(self, prompts: list[str]) -> None:
         unknown = dict.fromkeys(word for prompt in prompts for word in self.text.unknown(prompt))
         if unknown:
             message = "the model has never seen these words and reads them as blanks: "
             warnings.warn(message + ", ".join(unknown), stacklevel=4)
+        if self.makes.get("objects", 1) < 2 and any(map(pairs.parse, prompts)):
+            warnings.warn(
+                "these weights were trained on one object, the prompt names two", stacklevel=4
+            )

@@ -66,15 +66,21 @@ class Training(L.LightningModule):
         }
 
     def log_scores(self, frames: np.ndarray, truths: list[dict[str, Any]], prefix: str) -> None:
-        """Logs the oracle's scores of uint8 clips (B, T, H, W, 3), averaged over validation."""
-        for name, score in oracle_scores(frames, truths).items():
-            self.log(
-                f"{prefix}/{name}",
-                score["right"],
-                batch_size=len(frames),
-                prog_bar=name == "all",
-                sync_dist=True,
-            )
+        """Logs the oracle's scores of uint8 clips (B, T, H, W, 3), averaged over validation; those
+        of two objects by themselves."""
+        for label, scene in ((prefix, world), (f"{prefix}-pairs", world.pairs)):
+            chosen = [i for i, t in enumerate(truths) if ("objects" in t) == (scene is not world)]
+            if not chosen:
+                continue
+            scores = oracle_scores(frames[chosen], [truths[i] for i in chosen], scene)
+            for name, score in scores.items():
+                self.log(
+                    f"{label}/{name}",
+                    score["right"],
+                    batch_size=len(chosen),
+                    prog_bar=name == "all",
+                    sync_dist=True,
+                )
 
 
 class VAETraining(Training):
@@ -238,6 +244,8 @@ class DiTTraining(Training):
     def sora(self) -> Sora:
         data = self.trainer.datamodule
         makes = dict(zip(("num_frames", "height", "width"), data.shape, strict=True))
+        if data.pairs:
+            makes["objects"] = 2
         return Sora(data.vae.to(self.device), self.text, self.dit, makes, self.defaults)
 
     def export(self, folder: Path) -> None:

@@ -163,3 +163,19 @@ def test_a_model_that_does_not_fit_is_refused_in_a_sentence(
         with pytest.raises(SystemExit) as stop:
             fit("dit", tmp_path, *arguments)
         assert stop.value.code == 2 and words in capsys.readouterr().err
+
+
+def test_two_objects_are_trained_and_scored_beside_one(trained: Path, tmp_path: Path) -> None:
+    fit(
+        "dit",
+        tmp_path,
+        f"--data.vae={trained / 'vae' / 'weights'}",
+        "--data.pairs=0.5",
+        "--data.validation_clips=16",
+        "--trainer.max_steps=4",
+        "--trainer.val_check_interval=4",
+    )
+    weights = tmp_path / "dit" / "weights"
+    assert Sora.from_pretrained(weights, "cpu").makes["objects"] == 2
+    (note,) = json.loads((weights / "provenance.json").read_text())["dit"]["curve"]
+    assert {"val/all", "val-pairs/relation", "ceiling-pairs/all"} <= note.keys()

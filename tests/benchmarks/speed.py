@@ -1,10 +1,13 @@
-"""Speed on this machine, as Markdown tables: `python tests/benchmarks/speed.py [step vae scaling sampling profile]`.
+"""Speed on this machine, as Markdown tables: `python tests/benchmarks/speed.py [step vae ...]`.
 
 Contestants take turns, one round each, and the table gives the median round, so that a busy moment
 of the machine hurts all of them alike. The peers come from `pip install -e ".[benchmark]"`.
 """
 
+import json
+import resource
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -16,11 +19,11 @@ import minisora
 from minisora import dit as dits
 from minisora.device import fast_bfloat16, keep_memory
 from minisora.patches import positions
-from minisora.vae import VAE
+from minisora.vae import VAE, vae_loss
 
 BATCH, TEXT, CHANNELS, GRID = 64, 7, 16, (5, 4, 4)  # 80 video and 7 text tokens
 WIDTH, DEPTH, HEADS = 192, 6, 6
-ROUNDS = 1
+ROUNDS = 7
 dits.SIZES["benchmark"] = (WIDTH, DEPTH, HEADS)
 
 
@@ -261,9 +264,65 @@ def profile() -> None:
     )
 
 
-PARTS = {"step": step, "vae": vae, "scaling": scaling, "sampling": sampling, "profile": profile}
+def allocator() -> None:
+    """Each measurement in a process of its own, since memory once kept stays kept."""
+    results: dict[str, list[list[float]]] = {"glibc's own way": [], "keep_memory()": []}
+    for _ in range(3):
+        for name in results:
+            call = [sys.executable, __file__, "one-step", str(name == "keep_memory()")]
+            said = subprocess.run(call, capture_output=True, text=True, check=True).stdout
+            results[name].append(json.loads(said))
+    print("A training step of the VAE, batch 16, and of the transformer as above:\n")
+    rows = []
+    for name, rounds in results.items():
+        medians = [statistics.median(each) for each in zip(*rounds, strict=True)]
+        rows.append(
+            [
+                name,
+                f"{medians[0]:.0f} ms",
+                f"{medians[1]:,.0f}",
+                f"{medians[2]:.0f} ms",
+                f"{medians[3]:,.0f}",
+            ]
+        )
+    table(["memory", "VAE", "page faults", "transformer", "page faults"], rows)
+
+
+def one_step(keep: str) -> None:
+    """Prints milliseconds and page faults of a step of the VAE and of the transformer."""
+    if keep == "True":
+        keep_memory()
+    mine = VAE(channels=16, space=4, width=64, depth=3)
+    clips = torch.rand(16, 3, 17, 32, 32) * 2 - 1
+    steps = (
+        lambda: vae_loss(mine, clips, torch.Generator(), 1e-5)[0].backward(),
+        trained(*ours(), torch.float32),
+    )
+    said = []
+    for step in steps:
+        for _ in range(3):
+            step()
+        faults, started = resource.getrusage(resource.RUSAGE_SELF).ru_minflt, time.perf_counter()
+        for _ in range(6):
+            step()
+        said.append((time.perf_counter() - started) / 6 * 1000)
+        said.append((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults) / 6)
+    print(json.dumps(said))
+
+
+PARTS = {
+    "step": step,
+    "vae": vae,
+    "scaling": scaling,
+    "sampling": sampling,
+    "profile": profile,
+    "allocator": allocator,
+}
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["one-step"]:
+        one_step(sys.argv[2])
+        sys.exit()
     keep_memory()
     torch.manual_seed(0)
     print(

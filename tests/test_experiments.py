@@ -1,0 +1,75 @@
+"""The experiments' machinery, on a VAE and a transformer that know nothing."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import shake
+
+from minisora import Sora, weights, world
+from minisora.data import LatentData
+from minisora.experiments import recaption, recipe, short_runs
+from minisora.experiments.short_runs import Recipe
+from minisora.vae import VAE
+
+MODEL = {"size": "tiny", "channels": 4, "patch": (1, 1, 1), "text_width": 32, "warmup": 2}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> LatentData:
+    weights.save(tmp_path, {}, vae=shake(VAE(channels=4, space=8, width=16, depth=1)))
+    data = LatentData(str(tmp_path), clips=64, shorter=0.0)
+    data.setup("fit")
+    return data
+
+
+def test_every_change_trains_and_samples(data: LatentData) -> None:
+    for name, change in recipe.CHANGES.items():
+        config = Recipe.from_config()
+        config.model |= MODEL
+        change(config)
+        config.batch, config.size = 4, None
+        sora, steps = short_runs.train(config, data, 0, minutes=1e-5)
+        assert steps >= 1 and isinstance(sora, Sora), name
+        (made,) = short_runs.sampled(sora, [config.caption("a small red circle growing")])
+        assert made.shape == (17, 32, 32, 3), name
+
+
+def test_scaled_latents_are_scaled_back(data: LatentData) -> None:
+    scale = torch.rand(1, 4, 1, 1, 1) + 0.5
+    latents = data.latents[:2].float()
+    rescaled = short_runs.Rescaled(data.vae, scale)
+    assert torch.allclose(rescaled.decode(latents * scale), data.vae.decode(latents), atol=1e-4)
+
+
+def test_results_are_kept_and_not_run_again(data: LatentData, tmp_path: Path, monkeypatch) -> None:
+    runs = []
+    monkeypatch.setattr(short_runs, "cached_latents", lambda: data)
+    monkeypatch.setattr(short_runs, "train", lambda *_: (runs.append(1), ("a model", 7))[1])
+    monkeypatch.setattr(
+        short_runs, "score", lambda *_: {"motion": 50.0, "shape": 25.0, "clean": 40.0, "all": 10.0}
+    )
+    path = tmp_path / "results.csv"
+    for seeds in ([0], [0, 1], [0, 1]):
+        short_runs.compare(recipe.CHANGES, ["none", "batch 16"], seeds, 5.0, 8, path)
+    assert len(runs) == 4
+    table = short_runs.table(path, recipe.CHANGES).splitlines()
+    assert table[2] == "| none | 7 | 50% | 25% | 40% | 10% | 10.0, 10.0 |" and len(table) == 4
+
+
+def test_what_a_short_prompt_names_has_to_be_right() -> None:
+    read = world.describe(world.clip(0, 0).frames)
+    assert recaption.named_right(f"a {read['shape']}", read)
+    assert recaption.named_right(f"{read['color']} {read['shape']} {read['motion']}", read)
+    other = "star" if read["shape"] != "star" else "cross"
+    assert not recaption.named_right(other, read)
+    assert not recaption.named_right(read["shape"], read | {"clean": False})
+
+
+def test_intervals_of_paired_gains() -> None:
+    rng = np.random.default_rng(1)
+    gains = rng.choice([-1, 0, 1], size=(3, 400), p=[0.1, 0.6, 0.3])
+    low, high = recaption.interval(gains)
+    assert low < 20 < high and high - low < 16
+    assert recaption.interval(np.zeros((3, 10))) == (0, 0)
