@@ -42,7 +42,7 @@ def rotary_frequencies(head_width: int, longest: float = 10.0) -> Tensor:
 
 
 def rotate(x: Tensor, turns: Tensor) -> Tensor:
-    """Turns the pairs (x_2i, x_2i+1), read as complex numbers: x (..., N, d), turns (N, d / 2) of
+    """Turns the pairs (x_2i, x_2i+1), read as complex numbers: x (..., N, d), turns (..., d / 2) of
     modulus 1."""
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
@@ -75,22 +75,23 @@ class Attention(nn.Module):
     ) -> Tensor:
         """x (B, N, width), turns (N, head width / 2) complex, context (B, L, context width) -> (B,
         N, width). If `causal`, a token looks at itself, at those before it, and at the context."""
-        q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads)
+        q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b n h d", three=3, h=self.heads)
         q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
         if turns is not None:
-            q, k = rotate(torch.stack([q, k]), turns)
+            q, k = rotate(q, turns[:, None]), rotate(k, turns[:, None])
         if self.context_kv is not None and context is not None:
             kv = self.context_kv(context)  # (B, L, 2 width)
-            ck, cv = rearrange(kv, "b l (two h d) -> two b h l d", two=2, h=self.heads)
-            k = torch.cat([self.k_norm(ck).to(v.dtype), k], dim=2)  # (B, h, L + N, d)
-            v = torch.cat([cv, v], dim=2)
+            ck, cv = rearrange(kv, "b l (two h d) -> two b l h d", two=2, h=self.heads)
+            k = torch.cat([self.k_norm(ck).to(v.dtype), k], dim=1)  # (B, L + N, h, d)
+            v = torch.cat([cv, v], dim=1)
         mask = None
         if causal:
-            ahead = k.shape[2] - q.shape[2]  # tokens of the context come first
-            mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=x.device).tril(
+            ahead = k.shape[1] - q.shape[1]  # tokens of the context come first
+            mask = torch.ones(q.shape[1], k.shape[1], dtype=torch.bool, device=x.device).tril(
                 ahead
             )
-        return self.out(rearrange(attend(q, k, v, mask), "b h n d -> b n (h d)"))
+        out = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask)
+        return self.out(rearrange(out, "b h n d -> b n (h d)"))
 
 
 class MLP(nn.Module):

@@ -4,9 +4,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from minisora import Sora, video, world
+from minisora import Sora, video, weights, world
+from minisora.captioner import Captioner
 from minisora.cli import main
+from minisora.upsampler import Upsampler
 
 DEMO = "a large yellow star moving down and left on a navy background"
 
@@ -90,6 +93,75 @@ def test_evaluate_writes_the_table_and_the_numbers(
     score = result["splits"]["seen"]["scores"]["all"]
     assert set(score) == {"right", "low", "high", "chance"} and score["right"] == 0
     assert "| **all five and clean** | 0.0 (0.0-49.0)" in capsys.readouterr().out
+
+
+def test_evaluate_scores_two_objects_of_weights_that_make_them(
+    tmp_path: Path, tiny_sora: Sora, capsys
+) -> None:
+    tiny_sora.makes = tiny_sora.makes | {"objects": 2}
+    tiny_sora.save(tmp_path / "weights")
+    out = tmp_path / "evaluation.json"
+    main(["evaluate", "--clips", "2", "--weights", str(tmp_path / "weights"), "--out", str(out)])
+    pairs = json.loads(out.read_text())["pairs"]
+    assert list(pairs) == ["seen", "held-out pairs", "held-out motions"]
+    assert {"layout", "relation", "all"} <= pairs["seen"]["scores"].keys()
+    assert "| **all of it** | 0.0 (" in capsys.readouterr().out
+
+
+def test_two_objects_are_a_warning_for_weights_of_one(
+    tmp_path: Path, tiny_sora: Sora, capsys
+) -> None:
+    tiny_sora.save(tmp_path / "weights")
+    two = "a red circle moving left above a blue star standing still on a navy background"
+    out = tmp_path / "clip.gif"
+    main(["sample", two, "--out", str(out), "--weights", str(tmp_path / "weights")])
+    said = capsys.readouterr()
+    assert "trained on one object, the prompt names two" in said.err
+    assert "the oracle sees a " in said.out and out.exists()
+
+
+def test_captions(tmp_path: Path, capsys) -> None:
+    torch.manual_seed(0)
+    captioner = Captioner(sorted(world.WORDS), width=32, depth=1)
+    weights.save(tmp_path / "weights", {}, captioner=captioner)
+    clip, image = tmp_path / "clip.gif", tmp_path / "image.png"
+    video.write(clip, world.clip(0, 0).frames, scale=2)
+    video.write(image, world.clip(0, 1, 1).frames, scale=1)
+    main(["caption", str(clip), str(image), "--weights", str(tmp_path / "weights")])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(": ")[0] for line in lines] == [str(clip), str(image)]
+    assert lines[1].partition(": ")[2] == captioner.eval()(world.clip(0, 1, 1).frames[None])[0]
+    weights.save(tmp_path / "empty", {})
+    assert "holds no captioner" in refused(
+        capsys, "caption", clip, "--weights", tmp_path / "empty"
+    )
+    assert "no such file" in refused(capsys, "caption", tmp_path / "none.mp4").lower()
+    assert "must be 0 or more" in refused(capsys, "caption", clip, "--temperature", "-1")
+
+
+def test_the_upsampled_prompt_is_shown_before_sampling(
+    tmp_path: Path, tiny_sora: Sora, capsys, monkeypatch
+) -> None:
+    tiny_sora.save(tmp_path / "weights")
+    upsampler = Upsampler(sorted(world.WORDS), width=32, depth=1)
+    weights.save(tmp_path / "weights", {}, upsampler=upsampler)
+    monkeypatch.setattr(
+        Upsampler, "draw", lambda *_: ["a red circle growing on a navy background"]
+    )
+    out = str(tmp_path / "clip.gif")
+    main(
+        [
+            "sample",
+            "red circle",
+            "--upsample",
+            "--out",
+            out,
+            "--weights",
+            str(tmp_path / "weights"),
+        ]
+    )
+    said = capsys.readouterr().out
+    assert said.startswith("prompt: a red circle growing on a navy background\n")
 
 
 def test_doctor(capsys) -> None:
