@@ -32,7 +32,7 @@ class MuonAdam(torch.optim.Optimizer):
     `matrices` are stepped along their orthogonalized momentum, with rate `lr` times sqrt(max(1,
     rows / columns)); kernels are flattened to (out, in * size). `others` are stepped by Adam with
     rate `adam_lr`. Matrices of one shape are stepped together, so a small model's step is a few
-    large products. Three rounds of orthogonalization did as well as five here, and are quicker.
+    large products.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class MuonAdam(torch.optim.Optimizer):
             same_shape[(p.shape[0], p[0].numel())].append((p, nesterov))
         for (rows, columns), pairs in same_shape.items():
             updates = orthogonalize(
-                torch.stack([update.reshape(rows, columns) for _, update in pairs]), steps=3
+                torch.stack([update.reshape(rows, columns) for _, update in pairs])
             )
             rate = group["lr"] * max(1.0, rows / columns) ** 0.5
             for (p, _), update in zip(pairs, updates, strict=True):

@@ -20,6 +20,12 @@ def shake(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     return module.eval()
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Every test draws the same numbers each time."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def tiny_sora() -> Sora:
     torch.manual_seed(0)

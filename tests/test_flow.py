@@ -59,8 +59,8 @@ def test_times_are_logit_normal_and_shifted_towards_noise() -> None:
 
 
 def test_ideal_velocity_is_what_training_would_find() -> None:
-    data = torch.randn(5, 3)
-    x_0 = data[torch.randint(5, (200_000,), generator=torch.Generator().manual_seed(0))]
+    data = torch.randn(5, 3, generator=torch.Generator().manual_seed(2))
+    x_0 = data[torch.randint(5, (400_000,), generator=torch.Generator().manual_seed(0))]
     eps = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(1))
     t = torch.full((len(x_0),), 0.7)
     x_t = noised(x_0, eps, t)
