@@ -21,7 +21,7 @@ from minisora.errors import InputError
 KINDS = (
     tuple(world.shapes.COLORS),
     world.shapes.SHAPES,
-    tuple(word for word in world.shapes.DIRECTIONS if len(word.split()) == 2),
+    tuple(sorted(world.shapes.DIRECTIONS, key=len, reverse=True)),  # diagonals first
 )  # what a wrong word is taken from
 
 
@@ -30,8 +30,9 @@ def human_caption(clip: world.Clip, rng: np.random.Generator, wrong: float, typo
     clip shows, with chance `typos` a word has lost a letter."""
     caption = clip.short_caption
     if rng.random() < wrong:
-        named = [(word, kind) for kind in KINDS for word in kind if word in caption]
-        word, kind = named[rng.integers(len(named))]
+        said = [(kind, next((word for word in kind if word in caption), "")) for kind in KINDS]
+        named = [(kind, word) for kind, word in said if word]
+        kind, word = named[rng.integers(len(named))]
         others = [other for other in kind if other != word]
         caption = caption.replace(word, others[rng.integers(len(others))])
     if rng.random() < typos:
