@@ -22,7 +22,6 @@ SPLITS = [  # name in the table, split of the world, whether images
     ("images, seen", "train", True),
 ]
 ROWS = ("background", "color", "size", "motion", "shape", "clean", "all")
-PAIR_ROWS = ("background", "layout", "relation", "color", "motion", "shape", "clean", "all")
 
 
 def evaluate(sora: Sora, clips: int = 500, seed: int = 0, batch: int = 20) -> dict[str, Any]:
@@ -130,7 +129,7 @@ def table(result: dict[str, Any]) -> str:
             f"| % right of {result['clips']} clips of two objects | {' | '.join(pairs)} |",
         ]
         lines.append("|---" * (len(pairs) + 1) + "|")
-        for row in PAIR_ROWS:
+        for row in one_object.pairs.SCORES:
             cells = [percent(entry["scores"][row]) for entry in pairs.values()]
             lines.append(f"| {'**all of it**' if row == 'all' else row} | {' | '.join(cells)} |")
     return "\n".join(lines)
