@@ -56,6 +56,14 @@ class Steps(Dataset):
         return {"step": step, **self.batch(step)}
 
 
+def endless(data: Any) -> DataLoader:
+    """The batches of a data module, from the step on that training has come to."""
+    start = 0
+    if data.trainer:  # the step is already restored when a checkpoint is resumed
+        start = data.trainer.global_step * data.trainer.accumulate_grad_batches
+    return DataLoader(Steps(data.batch), sampler=itertools.count(start), batch_size=None)  # type: ignore[arg-type]
+
+
 class ClipData(L.LightningDataModule):
     """Clips of the world. Batches are {"video": (B, 3, T, H, W) in [-1, 1]}.
 
@@ -110,10 +118,7 @@ class ClipData(L.LightningDataModule):
         return batch_indices(self.clips, self.batch_size, self.seed, step, rank, ranks)
 
     def train_dataloader(self) -> DataLoader:
-        start = 0
-        if self.trainer:  # the step is already restored when a checkpoint is resumed
-            start = self.trainer.global_step * self.trainer.accumulate_grad_batches
-        return DataLoader(Steps(self.batch), sampler=itertools.count(start), batch_size=None)  # type: ignore[arg-type]
+        return endless(self)
 
     def val_dataloader(self) -> DataLoader:
         """Batches of {"video", "truths"}, the truths as a list of dicts."""
@@ -211,10 +216,7 @@ class PromptData(L.LightningDataModule):
         return {"short": list(short), "rich": list(rich)}
 
     def train_dataloader(self) -> DataLoader:
-        start = 0
-        if self.trainer:
-            start = self.trainer.global_step * self.trainer.accumulate_grad_batches
-        return DataLoader(Steps(self.batch), sampler=itertools.count(start), batch_size=None)  # type: ignore[arg-type]
+        return endless(self)
 
     def val_dataloader(self) -> DataLoader:
         """One batch of {"short"}."""

@@ -11,6 +11,7 @@ from minisora import Sora, world
 from minisora.captioner import Captioner
 from minisora.cli import main
 from minisora.data import CaptionData
+from minisora.upsampler import Upsampler
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -179,3 +180,11 @@ def test_two_objects_are_trained_and_scored_beside_one(trained: Path, tmp_path: 
     assert Sora.from_pretrained(weights, "cpu").makes["objects"] == 2
     (note,) = json.loads((weights / "provenance.json").read_text())["dit"]["curve"]
     assert {"val/all", "val-pairs/relation", "ceiling-pairs/all"} <= note.keys()
+
+
+def test_an_upsampler_is_trained(tmp_path: Path) -> None:
+    fit("upsampler", tmp_path)
+    drawn = Upsampler.from_pretrained(tmp_path / "upsampler" / "weights").draw(["red circle"])
+    assert len(drawn) == 1 and set(drawn[0].split()) <= world.WORDS
+    curve = [float(loss) for loss in losses(tmp_path, "upsampler").values()]
+    assert len(curve) == 20 and sum(curve[-5:]) < 0.9 * sum(curve[:5])
