@@ -214,10 +214,15 @@ class Captioner(nn.Module):
     @torch.inference_mode()
     def similarity(self, clips: np.ndarray | Tensor, texts: list[str]) -> Tensor:
         """Cosines of clips with texts, (clips, texts): a CLIP-like score."""
-        ids = self.tokenize(texts)
-        return self.features(clips) @ self.embed_texts(self.read(ids), ids).mT
+        return self.features(clips) @ self.text_features(texts).mT
 
     @torch.inference_mode()
     def features(self, clips: np.ndarray | Tensor) -> Tensor:
         """A unit vector for each clip, (B, width)."""
         return self.embed_clips(self.see(self.sample_frames(clips)))
+
+    @torch.inference_mode()
+    def text_features(self, texts: list[str]) -> Tensor:
+        """A unit vector for each text, (B, width)."""
+        ids = self.tokenize(texts)
+        return self.embed_texts(self.read(ids), ids)

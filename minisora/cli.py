@@ -120,8 +120,9 @@ def parser() -> argparse.ArgumentParser:
     )
     again.add_argument(
         "experiment",
-        choices=["recipe", "recaption"],
-        help="recipe: what the training rests on; recaption: do synthetic captions help?",
+        choices=["recipe", "recaption", "paraphrases"],
+        help="recipe: what the training rests on; recaption: do synthetic captions help? "
+        "paraphrases: does a text encoder that has read more?",
     )
     again.add_argument(
         "--only", nargs="+", default=[], metavar="ROW", help="rows of the recipe's table"
@@ -238,15 +239,15 @@ def evaluate(options: argparse.Namespace) -> None:
         raise InputError(f"cannot write {out}: {out.parent} is no folder that can be written to")
     from minisora import evaluate
 
-    result = evaluate.evaluate(
-        minisora.Sora.from_pretrained(options.weights), options.clips, options.seed
-    )
+    sora = minisora.Sora.from_pretrained(options.weights)
+    captioner = minisora.Captioner.from_pretrained()  # always the shipped one: a judge of its own
+    result = evaluate.evaluate(sora, options.clips, options.seed, captioner)
     out.write_text(json.dumps(result, indent=1) + "\n")
     print(f"{evaluate.table(result)}\n\n{out}: {result['minutes']} minutes, seed {options.seed}")
 
 
 def reproduce(options: argparse.Namespace) -> None:
-    from minisora.experiments import recaption, recipe
+    from minisora.experiments import paraphrases, recaption, recipe
 
     if unknown := set(options.only) - set(recipe.CHANGES):
         raise InputError(f"no row {', '.join(unknown)}: the rows are {', '.join(recipe.CHANGES)}")
@@ -255,6 +256,8 @@ def reproduce(options: argparse.Namespace) -> None:
     settings = options.seeds, options.minutes, options.prompts
     if options.experiment == "recaption":
         print(recaption.run(*settings))
+    elif options.experiment == "paraphrases":
+        print(paraphrases.run(options.seeds, options.minutes))
     else:
         print(recipe.run(*settings, options.only))
 

@@ -9,7 +9,8 @@ import torch
 from tqdm import tqdm
 
 from minisora import world as one_object
-from minisora.metrics import oracle_scores, psnr
+from minisora.captioner import Captioner
+from minisora.metrics import frechet_distance, oracle_scores, psnr
 from minisora.pipeline import Sora, to_frames, to_pixels
 from minisora.vae import VAE
 from minisora.world import Clip
@@ -24,13 +25,20 @@ SPLITS = [  # name in the table, split of the world, whether images
 ROWS = ("background", "color", "size", "motion", "shape", "clean", "all")
 
 
-def evaluate(sora: Sora, clips: int = 500, seed: int = 0, batch: int = 20) -> dict[str, Any]:
+def evaluate(
+    sora: Sora,
+    clips: int = 500,
+    seed: int = 0,
+    captioner: Captioner | None = None,
+    batch: int = 20,
+) -> dict[str, Any]:
     """Samples `clips` prompts of every split, and of images, with the model's default settings, and
     if it makes two objects, of these.
 
     Each entry of "splits" and "pairs" holds the oracle's `scores` of sampled clips, and the
     `ceiling`: its scores, and `psnr` in dB, of true clips for the same prompts that only went
-    through the VAE. "pca" is the ceiling of a linear PCA.
+    through the VAE. With a `captioner` also the `judged` of both, see there. "pca" is the ceiling
+    of a linear PCA.
     """
     started = time.monotonic()
     tasks = [(name, one_object, split, images) for name, split, images in SPLITS]
@@ -55,8 +63,12 @@ def evaluate(sora: Sora, clips: int = 500, seed: int = 0, batch: int = 20) -> di
                 sora(captions, frames, sora.makes["height"], sora.makes["width"], generator=draws)
             )
             bar.update(len(captions))
-        scores = oracle_scores(np.concatenate(made), [clip.truth for clip in truth], world)
+        sampled = np.concatenate(made)
+        scores = oracle_scores(sampled, [clip.truth for clip in truth], world)
         entry = {"scores": scores, **rebuilt(sora.vae, truth, world)}
+        if captioner:
+            others = true_clips(sora, clips, seed + 2, frames, split, world)
+            entry["judged"] = judged(captioner, sampled, truth, others)
         result["splits" if world is one_object else "pairs"][name] = entry
     bar.close()
 
@@ -73,6 +85,29 @@ def true_clips(
 ) -> list[Clip]:
     size = frames, sora.makes["height"], sora.makes["width"]
     return [world.clip(PROMPT_SEED + seed, index, *size, split=split) for index in range(count)]
+
+
+def judged(
+    captioner: Captioner, made: np.ndarray, truth: list[Clip], others: list[Clip]
+) -> dict[str, dict[str, float]]:
+    """What the captioner's contrastive half says of sampled clips, and of true ones for the same
+    prompts: `similarity`, the mean cosine of clip and prompt, and `frechet`, the distance of their
+    features from those of other true clips."""
+
+    def features(frames: np.ndarray) -> torch.Tensor:
+        parts = range(0, len(frames), 50)
+        return torch.cat([captioner.features(frames[i : i + 50]) for i in parts]).cpu()
+
+    prompts = captioner.text_features([clip.caption for clip in truth]).cpu()
+    reference = features(np.stack([clip.frames for clip in others]))
+    result = {}
+    for name, frames in (("made", made), ("true", np.stack([clip.frames for clip in truth]))):
+        seen = features(frames)
+        result[name] = {
+            "similarity": round(float((seen * prompts).sum(-1).mean()), 4),
+            "frechet": round(frechet_distance(seen, reference), 4),
+        }
+    return result
 
 
 @torch.inference_mode()
@@ -123,6 +158,13 @@ def table(result: dict[str, Any]) -> str:
         f"Images: VAE {splits['images, seen']['psnr']:.1f} dB, "
         f"{100 * splits['images, seen']['ceiling']['all']['right']:.1f}%.",
     ]
+    if "judged" in seen:
+        of = seen["judged"]
+        lines[-1] += (
+            f" The captioner finds a cosine of {of['made']['similarity']:.3f} between clips and their prompts "
+            f"(true clips: {of['true']['similarity']:.3f}); Frechet video distance from true clips, in "
+            f"its features: {of['made']['frechet']:.4f} (other true clips: {of['true']['frechet']:.4f})."
+        )
     if pairs := result.get("pairs"):
         lines += [
             "",

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from minisora import world as one_object
@@ -14,6 +15,18 @@ def psnr(a: Tensor, b: Tensor) -> float:
     clips."""
     error = (a.float().clamp(-1, 1) - b).square().flatten(1).mean(1)
     return float((10 * (4 / error.clamp(min=1e-10)).log10()).mean())
+
+
+def frechet_distance(a: Tensor, b: Tensor) -> float:
+    """How far two sets of features, (N, D) and (M, D), are apart, each taken as a Gaussian: |mean
+    difference|^2 + tr(A + B - 2 (A B)^(1/2)) of their covariances. With features of clips it is the
+    Frechet video distance. Source: Unterthiner et al., "Towards Accurate Generative Models of
+    Video" (2018)."""
+    a, b = a.double(), b.double()
+    covariances = a.mT.cov(), b.mT.cov()
+    roots = torch.linalg.eigvals(covariances[0] @ covariances[1]).real.clamp(min=0).sqrt()
+    spread = covariances[0].trace() + covariances[1].trace() - 2 * roots.sum()
+    return float((a.mean(0) - b.mean(0)).square().sum() + spread)
 
 
 def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:

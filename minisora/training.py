@@ -158,6 +158,7 @@ class DiTTraining(Training):
         text_depth: int = 1,
         text_length: int = 16,
         encoder: str | None = None,
+        start: str | None = None,
         text_drop: float = 0.1,
         t_mean: float = 0.5,
         t_deviation: float = 1.0,
@@ -178,6 +179,8 @@ class DiTTraining(Training):
             else TextEncoder(sorted(world.WORDS), text_width, text_depth, length=text_length)
         )
         self.dit = DiT(size, channels, patch, self.text.width, target)
+        if start:
+            self.start_from(Sora.from_pretrained(start, "cpu"))
         self.t_mean, self.t_deviation, self.text_drop = t_mean, t_deviation, text_drop
         self.t_mean_end = t_mean if t_mean_end is None else t_mean_end
         self.defaults = {
@@ -186,6 +189,16 @@ class DiTTraining(Training):
             "shift": shift,
             "sampler": "euler",
         }
+
+    def start_from(self, sora: Sora) -> None:
+        """Takes over its weights. Raises InputError if it is of another form."""
+        for mine, theirs in ((self.text, sora.text), (self.dit, sora.dit)):
+            if mine.config != theirs.config:
+                raise InputError(
+                    f"model.start holds a model of another form: its config says {theirs.config}, "
+                    f"wanted is {mine.config}"
+                )
+            mine.load_state_dict(theirs.state_dict())
 
     def optimized(self) -> tuple[torch.nn.Module, list[torch.nn.Module]]:
         return self, [*self.dit.blocks, *self.text.blocks]

@@ -9,8 +9,9 @@ from conftest import shake
 
 from minisora import Sora, weights, world
 from minisora.data import LatentData
-from minisora.experiments import recaption, recipe, short_runs
+from minisora.experiments import paraphrases, recaption, recipe, short_runs
 from minisora.experiments.short_runs import Recipe
+from minisora.training import DiTTraining
 from minisora.vae import VAE
 
 MODEL = {"size": "tiny", "channels": 4, "patch": (1, 1, 1), "text_width": 32, "warmup": 2}
@@ -73,3 +74,23 @@ def test_intervals_of_paired_gains() -> None:
     low, high = recaption.interval(gains)
     assert low < 20 < high and high - low < 16
     assert recaption.interval(np.zeros((3, 10))) == (0, 0)
+
+
+def test_paraphrases_mean_captions_and_say_them_in_other_words() -> None:
+    said = paraphrases.phrases()
+    assert len(said) >= 40
+    for paraphrase, caption in said:
+        meant = world.shapes.parse(caption)
+        assert world.caption(meant) == caption, caption
+        named = {name for name, word in world.shapes.parse(paraphrase).items() if word}
+        assert named != {name for name, word in meant.items() if word}, paraphrase
+
+
+def test_only_what_reads_text_starts_anew() -> None:
+    module = DiTTraining("laptop", seed=3)
+    fresh = {name: value.clone() for name, value in module.dit.state_dict().items()}
+    paraphrases.start_anew_where_text_is_read(module)
+    shipped = Sora.from_pretrained(device="cpu").dit.state_dict()
+    for name, value in module.dit.state_dict().items():
+        reads = "context_kv" in name or name.startswith("text.")
+        assert torch.equal(value, (fresh if reads else shipped)[name]), name

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from minisora.metrics import oracle_scores, psnr, wilson
+from minisora.metrics import frechet_distance, oracle_scores, psnr, wilson
 from minisora.world import clip
 
 
@@ -10,6 +10,14 @@ def test_psnr() -> None:
     a = torch.zeros(2, 3, 1, 8, 8)
     assert psnr(a, a + 0.2) == pytest.approx(20)  # a tenth of the range
     assert psnr(a + 5, a + 1) > 90  # what is out of range is clipped first
+
+
+def test_frechet_distance_of_gaussians() -> None:
+    """Of N(0, 1) and N(3, 4) in 2 dimensions it is 2 * 3^2 + 2 * (1 - 2)^2; a set from itself: 0."""
+    a, b = torch.randn(20_000, 2), 3 + 2 * torch.randn(20_000, 2)
+    assert frechet_distance(a, b) == pytest.approx(20, rel=0.02)
+    assert frechet_distance(b, a) == pytest.approx(frechet_distance(a, b))
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
 
 
 def test_wilson_interval_is_the_textbooks() -> None:

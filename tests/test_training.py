@@ -160,24 +160,39 @@ def test_a_model_that_does_not_fit_is_refused_in_a_sentence(
             ],
             "text.place",
         ),
+        (
+            [
+                f"--data.vae={trained / 'vae' / 'weights'}",
+                "--model.text_width=16",
+                f"--model.start={trained / 'dit' / 'weights'}",
+            ],
+            "model.start holds a model of another form",
+        ),
     ):
         with pytest.raises(SystemExit) as stop:
             fit("dit", tmp_path, *arguments)
         assert stop.value.code == 2 and words in capsys.readouterr().err
 
 
-def test_two_objects_are_trained_and_scored_beside_one(trained: Path, tmp_path: Path) -> None:
+def test_two_objects_are_learned_from_where_one_was(trained: Path, tmp_path: Path) -> None:
     fit(
         "dit",
         tmp_path,
         f"--data.vae={trained / 'vae' / 'weights'}",
+        f"--model.start={trained / 'dit' / 'weights'}",
+        "--model.lr=0",
+        "--model.adam_lr=0",
         "--data.pairs=0.5",
         "--data.validation_clips=16",
         "--trainer.max_steps=4",
         "--trainer.val_check_interval=4",
     )
     weights = tmp_path / "dit" / "weights"
-    assert Sora.from_pretrained(weights, "cpu").makes["objects"] == 2
+    sora, start = (Sora.from_pretrained(f, "cpu") for f in (weights, trained / "dit" / "weights"))
+    assert sora.makes == {**start.makes, "objects": 2}
+    for mine, theirs in ((sora.dit, start.dit), (sora.text, start.text)):
+        for name, value in mine.state_dict().items():
+            assert torch.equal(value, theirs.state_dict()[name]), name
     (note,) = json.loads((weights / "provenance.json").read_text())["dit"]["curve"]
     assert {"val/all", "val-pairs/relation", "ceiling-pairs/all"} <= note.keys()
 
