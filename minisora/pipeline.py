@@ -15,7 +15,7 @@ from minisora.dit import DiT
 from minisora.errors import InputError
 from minisora.patches import grid_of, positions, unpatchify
 from minisora.sampling import SAMPLERS, guided, noise_levels
-from minisora.text import Encoder, PretrainedEncoder, TextEncoder
+from minisora.text import Encoder, PretrainedEncoder, TextEncoder, warn_of_unknown
 from minisora.vae import GROUP, VAE
 from minisora.world import pairs
 
@@ -123,7 +123,11 @@ class Sora:
         self.check(prompts, num_frames, height, width)
         if steps < 1:
             raise InputError(f"num_inference_steps must be 1 or more, got {steps}")
-        self.warn_of_what_is_unknown([*prompts, negative_prompt])
+        warn_of_unknown(self.text, [*prompts, negative_prompt], stacklevel=4)
+        if self.makes.get("objects", 1) < 2 and any(map(pairs.parse, prompts)):
+            warnings.warn(
+                "these weights were trained on one object, the prompt names two", stacklevel=3
+            )
         t = 1 + math.ceil((num_frames - 1) / GROUP)
         grid = grid_of((t, height // self.vae.space, width // self.vae.space), self.dit.patch)
         numbers = self.vae.channels * math.prod(self.dit.patch)
@@ -158,14 +162,4 @@ class Sora:
             size = f"{self.makes['height']} x {self.makes['width']}"
             raise InputError(
                 f"these weights make frames of {size}, got {height} x {width}: the nearest is {size}"
-            )
-
-    def warn_of_what_is_unknown(self, prompts: list[str]) -> None:
-        unknown = dict.fromkeys(word for prompt in prompts for word in self.text.unknown(prompt))
-        if unknown:
-            message = "the model has never seen these words and reads them as blanks: "
-            warnings.warn(message + ", ".join(unknown), stacklevel=4)
-        if self.makes.get("objects", 1) < 2 and any(map(pairs.parse, prompts)):
-            warnings.warn(
-                "these weights were trained on one object, the prompt names two", stacklevel=4
             )

@@ -5,6 +5,7 @@ words it cannot read, and `has_words(prompt)`.
 """
 
 import importlib.util
+import warnings
 from pathlib import Path
 
 import torch
@@ -31,6 +32,14 @@ def word_tokenizer(words: list[str]) -> Tokenizer:
         [pre_tokenizers.Whitespace(), pre_tokenizers.Punctuation(behavior="removed")]
     )
     return tokenizer
+
+
+def warn_of_unknown(encoder: "Encoder", prompts: list[str], stacklevel: int = 3) -> None:
+    """Names the words in a warning that the encoder reads as blanks."""
+    unknown = dict.fromkeys(word for prompt in prompts for word in encoder.unknown(prompt))
+    if unknown:
+        message = "the model has never seen these words and reads them as blanks: "
+        warnings.warn(message + ", ".join(unknown), stacklevel=stacklevel)
 
 
 class TextEncoder(nn.Module):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from minisora import weights, world
 from minisora.attention import Block
 from minisora.errors import InputError
-from minisora.text import TextEncoder
+from minisora.text import TextEncoder, warn_of_unknown
 from minisora.world import pairs, shapes
 
 END, START = 0, 1  # of a caption; END also fills up
@@ -131,7 +131,9 @@ class Upsampler(nn.Module):
 
     def forward(self, prompts: list[str], generator: torch.Generator | None = None) -> list[str]:
         """A rich caption for each prompt. Draws again where a caption is not whole or does not keep
-        what the prompt names; after `TRIES` draws raises InputError. Same seed, same captions."""
+        what the prompt names; after `TRIES` draws raises InputError. Same seed, same captions. Words
+        it has never seen are named in a warning."""
+        warn_of_unknown(self.encoder, prompts)
         captions, left = list(prompts), list(range(len(prompts)))
         left = [i for i in left if not keeps(prompts[i], prompts[i])]  # already rich
         for _ in range(TRIES):

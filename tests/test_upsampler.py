@@ -6,6 +6,7 @@ import torch
 from conftest import shake
 
 from minisora import InputError
+from minisora.data import PromptData
 from minisora.upsampler import Upsampler, drawn_prompt, keeps
 from minisora.world import WORDS, clip, pairs, shapes
 
@@ -73,6 +74,27 @@ def test_nothing_is_returned_that_does_not_keep_the_prompt(upsampler: Upsampler)
     """An untrained one draws nonsense, and says so rather than return it."""
     with pytest.raises(InputError, match="no caption of this world says all of 'red circle'"):
         upsampler(["red circle"], torch.Generator().manual_seed(0))
+
+
+def test_the_shipped_one_keeps_all_of_prompts_in_forms_it_never_saw() -> None:
+    upsampler = Upsampler.from_pretrained()
+    (batch,) = PromptData(seed=11, validation_prompts=200).val_dataloader()
+    prompts, draws = batch["short"], torch.Generator().manual_seed(0)
+    first = [
+        keeps(p, rich) for p, rich in zip(prompts, upsampler.draw(prompts, draws), strict=True)
+    ]
+    assert np.mean(first) > 0.95
+    assert all(keeps(p, rich) for p, rich in zip(prompts, upsampler(prompts, draws), strict=True))
+
+
+def test_the_shipped_one_draws_what_is_left_open_and_warns_of_words_it_skips() -> None:
+    upsampler, draws = Upsampler.from_pretrained(), torch.Generator().manual_seed(0)
+    captions = upsampler(["red circle"] * 100, draws)
+    said = [shapes.parse(caption) for caption in captions]
+    for name, most in (("motion", 12), ("background", 4), ("size", 3)):
+        assert len({one[name] for one in said}) >= 0.75 * most, name
+    with pytest.warns(UserWarning, match="reads them as blanks: over"):
+        upsampler(["red circle over blue square"], draws)
 
 
 def test_parse_reads_every_caption() -> None:
