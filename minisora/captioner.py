@@ -168,12 +168,25 @@ class Captioner(nn.Module):
         end = (ids[:, 1:] == END).int().argmax(1) + 1
         return F.normalize(self.text_norm(words[torch.arange(len(ids)), end]), dim=-1)
 
-    def losses(self, pixels: Tensor, captions: list[str]) -> tuple[Tensor, Tensor]:
+    def losses(
+        self,
+        pixels: Tensor,
+        captions: list[str],
+        forget: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Captioning and contrastive loss of clips, pixels (B, K, 3, size, size), and their
-        captions (CoCa, equations 1 to 3). Clips of the same caption are no negatives."""
+        captions (CoCa, equations 1 to 3). Clips of the same caption are no negatives.
+
+        A share `forget` of the words is blank to the next word's decoder, which then has to look:
+        else it learns from "green" which shapes never were green.
+        """
         tokens, ids = self.see(pixels), self.tokenize(captions)
-        words = self.read(ids)
-        logits = self.say(words[:, :-1], self.caption_pooler(tokens))
+        words = heard = self.read(ids)
+        if forget:
+            blank = torch.rand(ids.shape, generator=generator).to(ids.device) < forget
+            heard = self.read(ids.masked_fill(blank, START))
+        logits = self.say(heard[:, :-1], self.caption_pooler(tokens))
         target = ids[:, 1:]
         counted = (target != END) | (ids[:, :-1] != END)  # the first END, not what fills up
         saying = F.cross_entropy(logits[counted], target[counted])

@@ -193,8 +193,8 @@ class CaptionData(ClipData):
 
 class PromptData(L.LightningDataModule):
     """What users might type, and the rich captions behind it: batches of {"short", "rich"}, drawn
-    anew for every step. A share `pairs` names two objects. Validation prompts are of a form that is
-    never trained on: the attributes with commas between, the shape first."""
+    anew for every step. A share `pairs` names two objects. Validation prompts are of forms that are
+    never trained on: the background comes first or in the middle."""
 
     def __init__(
         self,
@@ -221,9 +221,9 @@ class PromptData(L.LightningDataModule):
     def val_dataloader(self) -> DataLoader:
         """One batch of {"short"}."""
         forms = (
-            "{shape}, {color}",
-            "{shape}, {background} background, {motion}",
-            "{motion}, {shape}, {size}",
+            "on {background}: {color} {shape}",
+            "{shape} on {background}, {motion}",
+            "{background} background, {motion}, {shape}, {size}",
         )
         prompts = []
         for i in range(self.validation_prompts):

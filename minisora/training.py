@@ -268,7 +268,8 @@ class DiTTraining(Training):
 class CaptionerTraining(Training):
     """The captioner on clips and their captions: words, and clips told apart by their texts.
 
-    `contrast`: the weight of the contrastive loss beside captioning, 1/2 in CoCa.
+    `contrast`: the weight of the contrastive loss beside captioning, 1/2 in CoCa; `forget`: the
+    share of words that the decoder is not told.
     """
 
     def __init__(
@@ -279,6 +280,7 @@ class CaptionerTraining(Training):
         patch: int = 8,
         timed: bool = True,
         contrast: float = 0.5,
+        forget: float = 0.75,
         lr: float = 0.02,
         adam_lr: float = 2e-3,
         warmup: int = 50,
@@ -288,14 +290,16 @@ class CaptionerTraining(Training):
         torch.manual_seed(seed)
         words = sorted(world.WORDS)
         self.captioner = Captioner(words, width, depth, frames=frames, patch=patch, timed=timed)
-        self.contrast = contrast
+        self.contrast, self.forget = contrast, forget
 
     def optimized(self) -> tuple[torch.nn.Module, list[torch.nn.Module]]:
         return self.captioner, self.captioner.blocks
 
     def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
         pixels = self.captioner.sample_frames(batch["clips"])
-        saying, contrast = self.captioner.losses(pixels, batch["captions"])
+        saying, contrast = self.captioner.losses(
+            pixels, batch["captions"], self.forget, self.draws(batch["step"])
+        )
         self.log_dict({"words": saying, "contrast": contrast}, prog_bar=True)
         return saying + self.contrast * contrast
 
@@ -307,7 +311,7 @@ class CaptionerTraining(Training):
         rebuilt = to_frames(vae.decode(vae.encode(batch["video"])))
         for prefix, frames in (("val", to_frames(batch["video"])), ("rebuilt", rebuilt)):
             said = self.captioner(frames)
-            right = np.mean([a == b for a, b in zip(said, batch["captions"], strict=True)])
+            right = np.mean(list(map(world.pairs.same_scene, said, batch["captions"])))
             found = self.captioner.similarity(frames, batch["captions"]).argmax(1).tolist()
             first = np.mean(
                 [batch["captions"][i] == c for i, c in zip(found, batch["captions"], strict=True)]

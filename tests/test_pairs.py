@@ -3,7 +3,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from minisora import InputError
+from minisora import InputError, world
 from minisora.world import HELD_OUT, HELD_OUT_MOTIONS, pairs
 from minisora.world.pairs import OPPOSITE, RELATIONS, axis_of, clip, describe
 
@@ -101,3 +101,13 @@ def test_bad_input() -> None:
         clip(0, 0, split="test")
     with pytest.raises(InputError, match="uint8 frames"):
         describe(np.zeros((17, 32, 32, 3)))
+
+
+def test_the_same_scene_can_be_told_from_either_object() -> None:
+    one = "a red circle moving left above a blue star standing still on a navy background"
+    turned = "a blue star standing still below a red circle moving left on a navy background"
+    assert pairs.same_scene(one, one) and pairs.same_scene(one, turned)
+    for other in (turned.replace("below", "above"), turned.replace("blue", "red"), "a red circle"):
+        assert not pairs.same_scene(one, other) and not pairs.same_scene(other, one)
+    single = world.clip(0, 1).caption
+    assert pairs.same_scene(single, single) and not pairs.same_scene(single, one)

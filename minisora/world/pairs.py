@@ -157,6 +157,15 @@ def parse(text: str) -> dict[str, Any] | None:
     }
 
 
+def same_scene(one: str, other: str) -> bool:
+    """Whether two captions say the same; "a above b" is "b below a"."""
+    said = parse(one)
+    if said is None or None in (said["relation"], *said["objects"][0].values()):
+        return one == other
+    turned = {**said, "objects": said["objects"][::-1], "relation": OPPOSITE[said["relation"]]}
+    return other in (one, caption(turned))
+
+
 def describe(frames: np.ndarray) -> dict[str, Any]:
     """Reads frames, uint8 (T, H, W, 3), that show two objects: the truth of `clip`, its relation
     "above" or "left of".
