@@ -148,8 +148,9 @@ class CaptionData(ClipData):
     """Clips with captions. Batches are {"clips": uint8 (B, T, H, W, 3), "captions"}.
 
     In the first `short_steps` steps the captions are short and lossy, as people write them, then
-    rich. Every step draws one length, as `LatentData` does. Validation clips are of held-out pairs,
-    and each is also seen through the VAE in `vae`.
+    rich, and two objects are told from the upper or the left one. Every step draws one length, as
+    `LatentData` does. Validation clips are of held-out pairs, and each is also seen through the VAE
+    in `vae`.
     """
 
     validation_split = "held_out"
@@ -177,9 +178,10 @@ class CaptionData(ClipData):
     def setup(self, stage: str) -> None:
         rendered = [self.render(i) for i in tqdm(range(self.clips), "rendering", unit="clip")]
         self.frames = np.stack([clip.frames for clip in rendered])
-        self.captions = [clip.caption for clip in rendered]
+        images = [self.render(i, num_frames=1) for i in range(self.clips)]
+        self.captions = [world.pairs.in_order(clip.caption) for clip in rendered]
+        self.image_captions = [world.pairs.in_order(clip.caption) for clip in images]
         self.short_captions = [clip.short_caption for clip in rendered]
-        self.image_captions = [self.render(i, num_frames=1).caption for i in range(self.clips)]
 
     def batch(self, step: int) -> dict[str, Any]:
         indices = self.indices(step)
@@ -250,9 +252,10 @@ class LatentData(ClipData):
 
     A latent is a picture of its own group, so the first latents of a clip are a shorter clip, and
     the first alone is an image. Every step draws one length: the whole clip, or with chance
-    `shorter` one of the shorter ones. Validation clips are of held-out pairs. `captions` is a file
-    that `minisora recaption` wrote, of these clips, instead of the world's own captions; an image
-    has that of its clip.
+    `shorter` one of the shorter ones. Validation clips are of held-out pairs. In the first
+    `ordered_steps` steps two objects are told from the upper or the left one, so that the first words
+    are always of the same place; then from either. `captions` is a file that `minisora recaption`
+    wrote, of these clips, instead of the world's own captions; an image has that of its clip.
     """
 
     validation_split = "held_out"
@@ -269,13 +272,14 @@ class LatentData(ClipData):
         validation_clips: int = 64,
         pairs: float = 0.0,
         shorter: float = 0.2,
+        ordered_steps: int = 0,
         captions: str | None = None,
     ) -> None:
         super().__init__(
             clips, batch_size, seed, num_frames, height, width, validation_clips, pairs
         )
         self.vae = weights.load(vae, "vae", VAE)
-        self.shorter, self.file = shorter, captions
+        self.shorter, self.file, self.ordered_steps = shorter, captions, ordered_steps
         if captions:
             self.read_file()
 
@@ -314,5 +318,8 @@ class LatentData(ClipData):
         indices = self.indices(step)
         groups = drawn_groups(self.seed, step, self.latents.shape[2], self.shorter)
         captions = self.image_captions if groups == 1 else self.captions
+        told = [captions[i] for i in indices]
+        if step < self.ordered_steps:
+            told = [world.pairs.in_order(caption) for caption in told]
         latents: Tensor = self.latents[indices, :, :groups].float()
-        return {"latents": latents, "captions": [captions[i] for i in indices]}
+        return {"latents": latents, "captions": told}

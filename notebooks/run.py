@@ -17,7 +17,7 @@ from tqdm import tqdm
 HERE = Path(__file__).parent
 STATIONS = [  # what the roadmap shows, one word or two a notebook
     "quickstart", "world", "VAE", "patches", "flow", "DiT", "training", "sampling", "what it learned",
-    "re-captioning",
+    "re-captioning", "prompts",
 ]  # fmt: skip
 
 

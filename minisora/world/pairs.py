@@ -145,11 +145,13 @@ def short_caption(truth: dict[str, Any], rng: np.random.Generator) -> str:
 
 def parse(text: str) -> dict[str, Any] | None:
     """What a text of two objects names: {"objects", "relation", "background"}, None for what it
-    does not say; None if it names no relation and has no "and" between objects."""
+    does not say; None if it has no relation and no "and" with a color or a shape on both sides."""
     parts = re.split(rf"\b({'|'.join(RELATIONS)}|and (?!left|right))\b", text.lower(), maxsplit=1)
     if len(parts) < 3:
         return None
     first, second = shapes.parse(parts[0]), shapes.parse(parts[2])
+    if not all(one["color"] or one["shape"] for one in (first, second)):
+        return None
     return {
         "objects": [{name: one[name] for name in ATTRIBUTES} for one in (first, second)],
         "relation": parts[1] if parts[1] in OPPOSITE else None,
@@ -157,13 +159,14 @@ def parse(text: str) -> dict[str, Any] | None:
     }
 
 
-def same_scene(one: str, other: str) -> bool:
-    """Whether two captions say the same; "a above b" is "b below a"."""
-    said = parse(one)
-    if said is None or None in (said["relation"], *said["objects"][0].values()):
-        return one == other
-    turned = {**said, "objects": said["objects"][::-1], "relation": OPPOSITE[said["relation"]]}
-    return other in (one, caption(turned))
+def in_order(text: str) -> str:
+    """A caption of two objects told from the upper or the left one ("b below a" is "a above b");
+    any other text as it is."""
+    said = parse(text)
+    if said is None or said["relation"] not in ("below", "right of") or caption(said) != text:
+        return text
+    turned = {"objects": said["objects"][::-1], "relation": OPPOSITE[said["relation"]]}
+    return caption({**said, **turned})
 
 
 def describe(frames: np.ndarray) -> dict[str, Any]:
