@@ -68,8 +68,9 @@ class DiT(nn.Module):
     """Predicts v, x or eps (`target`) for tokens (B, N, P) of `channels` latent channels cut into
     patches.
 
-    `size` names width, depth and heads. The untrained model predicts zero, and its blocks are the
-    identity.
+    `size` names width, depth and heads. If `pooled`, adaLN is also told the mean of the text's
+    states: good for one object, but a mean of words does not say which color is whose. The
+    untrained model predicts zero, and its blocks are the identity.
     """
 
     frequencies: Tensor
@@ -81,6 +82,7 @@ class DiT(nn.Module):
         patch: Grid = (1, 2, 2),
         text_width: int = 128,
         target: Target = "v",
+        pooled: bool = True,
     ) -> None:
         super().__init__()
         self.config = {
@@ -89,6 +91,7 @@ class DiT(nn.Module):
             "patch": list(patch),
             "text_width": text_width,
             "target": target,
+            "pooled": pooled,
         }
         if size not in SIZES or target not in ("v", "x", "eps"):
             raise InputError(
@@ -103,7 +106,7 @@ class DiT(nn.Module):
         self.embed = nn.Linear(channels * math.prod(patch), width)
         self.place = nn.Linear(3 * 16, width)
         self.time = nn.Sequential(nn.Linear(128, width), nn.SiLU(), nn.Linear(width, width))
-        self.text = nn.Linear(text_width, width)
+        self.text = nn.Linear(text_width, width) if pooled else None
         self.blocks = nn.ModuleList(DiTBlock(width, heads, text_width) for _ in range(depth))
         self.modulation = nn.Linear(width, 2 * width)
         self.head = nn.Linear(width, channels * math.prod(patch))
@@ -143,9 +146,10 @@ class DiT(nn.Module):
             pairs = torch.stack([clips[:, None].expand_as(t).to(t.dtype), t], dim=-1).flatten(0, 1)
             distinct, inverse = torch.unique(pairs, dim=0, return_inverse=True)
             levels, clip_of, which = distinct[:, 1], distinct[:, 0].long(), inverse.view(t.shape)
-        pooled = self.text(text.mean(dim=1))  # (B, D)
-        time = self.time(fourier(1000 * levels, 64, longest=10_000.0))  # (K, D)
-        return F.silu(time + pooled[clip_of]), which
+        condition = self.time(fourier(1000 * levels, 64, longest=10_000.0))  # (K, D)
+        if self.text is not None:
+            condition = condition + self.text(text.mean(dim=1))[clip_of]
+        return F.silu(condition), which
 
     def velocity(self, x: Tensor, t: Tensor, text: Tensor, positions: Tensor) -> Tensor:
         """The prediction as a velocity, whatever the target."""

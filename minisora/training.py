@@ -158,6 +158,7 @@ class DiTTraining(Training):
         text_depth: int = 1,
         text_length: int = 16,
         encoder: str | None = None,
+        pooled: bool = True,
         start: str | None = None,
         text_drop: float = 0.1,
         t_mean: float = 0.5,
@@ -178,7 +179,7 @@ class DiTTraining(Training):
             if encoder
             else TextEncoder(sorted(world.WORDS), text_width, text_depth, length=text_length)
         )
-        self.dit = DiT(size, channels, patch, self.text.width, target)
+        self.dit = DiT(size, channels, patch, self.text.width, target, pooled)
         if start:
             self.start_from(Sora.from_pretrained(start, "cpu"))
         self.t_mean, self.t_deviation, self.text_drop = t_mean, t_deviation, text_drop
@@ -191,14 +192,16 @@ class DiTTraining(Training):
         }
 
     def start_from(self, sora: Sora) -> None:
-        """Takes over its weights. Raises InputError if it is of another form."""
+        """Takes over the weights it has a place for. Raises InputError if they do not fill it."""
         for mine, theirs in ((self.text, sora.text), (self.dit, sora.dit)):
-            if mine.config != theirs.config:
-                raise InputError(
-                    f"model.start holds a model of another form: its config says {theirs.config}, "
-                    f"wanted is {mine.config}"
-                )
-            mine.load_state_dict(theirs.state_dict())
+            given, places = theirs.state_dict(), mine.state_dict()
+            for name, place in places.items():
+                if name not in given or given[name].shape != place.shape:
+                    raise InputError(
+                        f"model.start holds a model of another form: {name} should be "
+                        f"{tuple(place.shape)}; its config is {theirs.config}"
+                    )
+            mine.load_state_dict({name: given[name] for name in places})
 
     def optimized(self) -> tuple[torch.nn.Module, list[torch.nn.Module]]:
         return self, [*self.dit.blocks, *self.text.blocks]

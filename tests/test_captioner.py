@@ -104,7 +104,7 @@ def test_recolored_clips_teach_all_words_but_colors_and_the_others_only_colors(
     seen = captioner.caption_pooler(captioner.see(pixels))
     surprise = -captioner.say(captioner.read(ids), seen).log_softmax(-1)[0]
     of_colors = [surprise[place, ids[0, place + 1]] for place in (2, 8)]
-    expected = float(torch.stack(of_colors).mean())
+    expected = torch.stack(of_colors).mean().item()
     assert words("red", "black", "circle", False) == pytest.approx(expected, abs=1e-5)
 
 
