@@ -11,7 +11,6 @@ from minisora import Sora, weights, world
 from minisora.data import LatentData
 from minisora.experiments import paraphrases, recaption, recipe, short_runs
 from minisora.experiments.short_runs import Recipe
-from minisora.training import DiTTraining
 from minisora.vae import VAE
 
 MODEL = {"size": "tiny", "channels": 4, "patch": (1, 1, 1), "text_width": 32, "warmup": 2}
@@ -84,13 +83,3 @@ def test_paraphrases_mean_captions_and_say_them_in_other_words() -> None:
         assert world.caption(meant) == caption, caption
         named = {name for name, word in world.shapes.parse(paraphrase).items() if word}
         assert named != {name for name, word in meant.items() if word}, paraphrase
-
-
-def test_only_what_reads_text_starts_anew() -> None:
-    module = DiTTraining("laptop", seed=3)
-    fresh = {name: value.clone() for name, value in module.dit.state_dict().items()}
-    paraphrases.start_anew_where_text_is_read(module)
-    shipped = Sora.from_pretrained(device="cpu").dit.state_dict()
-    for name, value in module.dit.state_dict().items():
-        reads = "context_kv" in name or name.startswith("text.")
-        assert torch.equal(value, (fresh if reads else shipped)[name]), name
