@@ -241,7 +241,8 @@ def evaluate(options: argparse.Namespace) -> None:
 
     sora = minisora.Sora.from_pretrained(options.weights)
     captioner = minisora.Captioner.from_pretrained()  # always the shipped one: a judge of its own
-    result = evaluate.evaluate(sora, options.clips, options.seed, captioner)
+    upsampler = minisora.Upsampler.from_pretrained()
+    result = evaluate.evaluate(sora, options.clips, options.seed, captioner, upsampler)
     out.write_text(json.dumps(result, indent=1) + "\n")
     print(f"{evaluate.table(result)}\n\n{out}: {result['minutes']} minutes, seed {options.seed}")
 

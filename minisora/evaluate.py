@@ -10,8 +10,9 @@ from tqdm import tqdm
 
 from minisora import world as one_object
 from minisora.captioner import Captioner
-from minisora.metrics import frechet_distance, oracle_scores, psnr
+from minisora.metrics import frechet_distance, oracle_scores, psnr, wilson
 from minisora.pipeline import Sora, to_frames, to_pixels
+from minisora.upsampler import Upsampler
 from minisora.vae import VAE
 from minisora.world import Clip
 
@@ -30,6 +31,7 @@ def evaluate(
     clips: int = 500,
     seed: int = 0,
     captioner: Captioner | None = None,
+    upsampler: Upsampler | None = None,
     batch: int = 20,
 ) -> dict[str, Any]:
     """Samples `clips` prompts of every split, and of images, with the model's default settings, and
@@ -37,14 +39,17 @@ def evaluate(
 
     Each entry of "splits" and "pairs" holds the oracle's `scores` of sampled clips, and the
     `ceiling`: its scores, and `psnr` in dB, of true clips for the same prompts that only went
-    through the VAE. With a `captioner` also the `judged` of both, see there. "pca" is the ceiling
-    of a linear PCA.
+    through the VAE. With a `captioner` also the `judged` of both, see there. With an `upsampler`,
+    "short" says how often short prompts are answered right as they are typed, and upsampled. "pca" is
+    the ceiling of a linear PCA.
     """
     started = time.monotonic()
     tasks = [(name, one_object, split, images) for name, split, images in SPLITS]
     if sora.makes.get("objects", 1) == 2:
         tasks += [(name, one_object.pairs, split, False) for name, split, _ in SPLITS[:3]]
-    bar = tqdm(total=len(tasks) * clips, desc="sampling and reading", unit="clip")
+    bar = tqdm(
+        total=(len(tasks) + 2 * bool(upsampler)) * clips, desc="sampling and reading", unit="clip"
+    )
     result: dict[str, Any] = {
         "clips": clips,
         "seed": seed,
@@ -55,21 +60,15 @@ def evaluate(
     for name, world, split, images in tasks:
         frames = 1 if images else sora.makes["num_frames"]
         truth = true_clips(sora, clips, seed, frames, split, world)
-        draws = torch.Generator().manual_seed(seed)
-        made = []
-        for start in range(0, clips, batch):
-            captions = [clip.caption for clip in truth[start : start + batch]]
-            made.append(
-                sora(captions, frames, sora.makes["height"], sora.makes["width"], generator=draws)
-            )
-            bar.update(len(captions))
-        sampled = np.concatenate(made)
+        sampled = sample(sora, [clip.caption for clip in truth], seed, bar, batch, frames)
         scores = oracle_scores(sampled, [clip.truth for clip in truth], world)
         entry = {"scores": scores, **rebuilt(sora.vae, truth, world)}
         if captioner:
             others = true_clips(sora, clips, seed + 2, frames, split, world)
             entry["judged"] = judged(captioner, sampled, truth, others)
         result["splits" if world is one_object else "pairs"][name] = entry
+    if upsampler:
+        result["short"] = short_prompts(sora, upsampler, clips, seed, bar, batch)
     bar.close()
 
     pca = VAE(**sora.vae.config).to(next(sora.vae.parameters()).device)
@@ -78,6 +77,42 @@ def evaluate(
     result["pca"] = rebuilt(pca, true_clips(sora, clips, seed, sora.makes["num_frames"], "train"))
     result["minutes"] = round((time.monotonic() - started) / 60, 1)
     return result
+
+
+def sample(
+    sora: Sora, prompts: list[str], seed: int, bar: tqdm, batch: int, frames: int | None = None
+) -> np.ndarray:
+    """A clip for each prompt, from the noise of `seed`."""
+    draws, made = torch.Generator().manual_seed(seed), []
+    for start in range(0, len(prompts), batch):
+        made.append(sora(prompts[start : start + batch], frames, generator=draws))
+        bar.update(len(made[-1]))
+    return np.concatenate(made)
+
+
+def short_prompts(
+    sora: Sora, upsampler: Upsampler, clips: int, seed: int, bar: tqdm, batch: int
+) -> dict[str, dict[str, float]]:
+    """The share of short prompts, such as people write, whose clip has all that the prompt names
+    and one clean object: as typed, and upsampled."""
+    truth = true_clips(sora, clips, seed, sora.makes["num_frames"], "train")
+    typed = [clip.short_caption for clip in truth]
+    result = {}
+    for name, prompts in (
+        ("typed", typed),
+        ("upsampled", upsampler(typed, torch.Generator().manual_seed(seed))),
+    ):
+        reads = map(one_object.describe, sample(sora, prompts, seed, bar, batch))
+        right = sum(named_right(*pair) for pair in zip(typed, reads, strict=True))
+        low, high = wilson(right, clips)
+        result[name] = {"right": right / clips, "low": low, "high": high}
+    return result
+
+
+def named_right(prompt: str, read: dict[str, Any]) -> bool:
+    """Whether a clean object has all that the prompt names."""
+    named = one_object.parse(prompt).items()
+    return read["clean"] and all(read[name] == word for name, word in named if word)
 
 
 def true_clips(
@@ -165,6 +200,12 @@ def table(result: dict[str, Any]) -> str:
             f"(true clips: {of['true']['similarity']:.3f}); Frechet video distance from true clips, in "
             f"its features: {of['made']['frechet']:.4f} (other true clips: {of['true']['frechet']:.4f})."
         )
+    if short := result.get("short"):
+        lines += [
+            "",
+            f"Short prompts, all that they name right and a clean object: {percent(short['typed'])}% as typed, "
+            f"{percent(short['upsampled'])}% upsampled.",
+        ]
     if pairs := result.get("pairs"):
         lines += [
             "",

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import shake
 
-from minisora import Sora, weights, world
+from minisora import Sora, evaluate, weights, world
 from minisora.data import LatentData
 from minisora.experiments import paraphrases, recaption, recipe, short_runs
 from minisora.experiments.short_runs import Recipe
@@ -60,11 +60,11 @@ def test_results_are_kept_and_not_run_again(data: LatentData, tmp_path: Path, mo
 
 def test_what_a_short_prompt_names_has_to_be_right() -> None:
     read = world.describe(world.clip(0, 0).frames)
-    assert recaption.named_right(f"a {read['shape']}", read)
-    assert recaption.named_right(f"{read['color']} {read['shape']} {read['motion']}", read)
+    assert evaluate.named_right(f"a {read['shape']}", read)
+    assert evaluate.named_right(f"{read['color']} {read['shape']} {read['motion']}", read)
     other = "star" if read["shape"] != "star" else "cross"
-    assert not recaption.named_right(other, read)
-    assert not recaption.named_right(read["shape"], read | {"clean": False})
+    assert not evaluate.named_right(other, read)
+    assert not evaluate.named_right(read["shape"], read | {"clean": False})
 
 
 def test_intervals_of_paired_gains() -> None:

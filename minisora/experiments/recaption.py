@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from minisora.data import read_captions
+from minisora.evaluate import named_right
 from minisora.experiments.short_runs import (
     ROOT,
     Recipe,
@@ -22,7 +23,6 @@ from minisora.experiments.short_runs import (
 from minisora.pipeline import Sora
 from minisora.recaption import recaption
 from minisora.world import Clip, agree, describe
-from minisora.world.shapes import parse
 
 ARMS = {"what people wrote": "human", "95% synthetic": "caption", "the truth": ""}
 RESULTS = ROOT / "configs" / "recaption.json"
@@ -64,13 +64,6 @@ def answers(sora: Sora, clips: list[Clip]) -> dict[str, list[int]]:
             for clip, made in zip(clips, short, strict=True)
         ],
     }
-
-
-def named_right(prompt: str, read: dict[str, Any]) -> bool:
-    """Whether a clean object has all that the prompt names."""
-    return read["clean"] and all(
-        read[name] == word for name, word in parse(prompt).items() if word
-    )
 
 
 def table(results: dict[str, Any], seeds: list[int]) -> str:
