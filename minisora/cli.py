@@ -120,13 +120,11 @@ def parser() -> argparse.ArgumentParser:
     )
     again.add_argument(
         "experiment",
-        choices=["recipe", "recaption", "paraphrases"],
+        choices=["recipe", "recaption", "paraphrases", "binding"],
         help="recipe: what the training rests on; recaption: do synthetic captions help? "
-        "paraphrases: does a text encoder that has read more?",
+        "paraphrases: does a text encoder that has read more? binding: which color is whose?",
     )
-    again.add_argument(
-        "--only", nargs="+", default=[], metavar="ROW", help="rows of the recipe's table"
-    )
+    again.add_argument("--only", nargs="+", default=[], metavar="ROW", help="rows of the table")
     again.add_argument(
         "--seeds", nargs="+", type=seed, default=[0, 1, 2], help="a run for each (default: 0 1 2)"
     )
@@ -248,10 +246,11 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def reproduce(options: argparse.Namespace) -> None:
-    from minisora.experiments import paraphrases, recaption, recipe
+    from minisora.experiments import binding, paraphrases, recaption, recipe
 
-    if unknown := set(options.only) - set(recipe.CHANGES):
-        raise InputError(f"no row {', '.join(unknown)}: the rows are {', '.join(recipe.CHANGES)}")
+    rows = binding.WAYS if options.experiment == "binding" else recipe.CHANGES
+    if unknown := set(options.only) - set(rows):
+        raise InputError(f"no row {', '.join(unknown)}: the rows are {', '.join(rows)}")
     if options.minutes <= 0:
         raise InputError(f"--minutes must be more than 0, got {options.minutes}")
     settings = options.seeds, options.minutes, options.prompts
@@ -259,6 +258,8 @@ def reproduce(options: argparse.Namespace) -> None:
         print(recaption.run(*settings))
     elif options.experiment == "paraphrases":
         print(paraphrases.run(options.seeds, options.minutes))
+    elif options.experiment == "binding":
+        print(binding.run(*settings, options.only))
     else:
         print(recipe.run(*settings, options.only))
 

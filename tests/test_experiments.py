@@ -9,7 +9,7 @@ from conftest import shake
 
 from minisora import Sora, evaluate, weights, world
 from minisora.data import LatentData
-from minisora.experiments import paraphrases, recaption, recipe, short_runs
+from minisora.experiments import binding, paraphrases, recaption, recipe, short_runs
 from minisora.experiments.short_runs import Recipe
 from minisora.vae import VAE
 
@@ -83,3 +83,27 @@ def test_paraphrases_mean_captions_and_say_them_in_other_words() -> None:
         assert world.caption(meant) == caption, caption
         named = {name for name, word in world.shapes.parse(paraphrase).items() if word}
         assert named != {name for name, word in meant.items() if word}, paraphrase
+
+
+def test_binding_trains_each_way_and_keeps_its_results(
+    data: LatentData, tmp_path: Path, monkeypatch
+) -> None:
+    told, trained = [], []
+
+    def train(config: Recipe, *_: object) -> tuple[str, int]:
+        trained.append((config.model["pooled"], config.caption("a red star below a blue cross")))
+        return "a model", 7
+
+    scene = world.pairs.clip(0, 0, split="held_out")
+    monkeypatch.setattr(binding, "RESULTS", tmp_path / "binding.json")
+    monkeypatch.setattr(binding, "cached_latents", lambda pairs: data)
+    monkeypatch.setattr(binding, "train", train)
+    monkeypatch.setattr(binding, "fresh_clips", lambda *_: [scene])
+    monkeypatch.setattr(
+        binding, "sampled", lambda _, prompts: (told.append(prompts[0]), scene.frames[None])[1]
+    )
+    binding.run([0], 1.0, 1, ["attention alone"])
+    table = binding.run([0], 1.0, 1, [])
+    assert [pooled for pooled, _ in trained] == [False, True, True, False]
+    assert set(told) == {scene.caption, world.pairs.in_order(scene.caption)}
+    assert table.splitlines()[2] == "| attention alone, seed 0 | 7 |" + " 100% |" * 7

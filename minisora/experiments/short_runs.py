@@ -50,10 +50,10 @@ class Recipe:
         return cls(dict(config["model"]), config["data"]["batch_size"], average)
 
 
-def cached_latents(clips: int = 24_000) -> LatentData:
-    """Latents of the shipped VAE, kept in runs/experiments."""
-    data = LatentData(str(ROOT / "data" / "weights"), clips, shorter=0.15)
-    path = ROOT / "runs" / "experiments" / f"latents-{clips}.pt"
+def cached_latents(clips: int = 24_000, pairs: float = 0.0) -> LatentData:
+    """Latents of the shipped VAE, a share `pairs` of two objects, kept in runs/experiments."""
+    data = LatentData(str(ROOT / "data" / "weights"), clips, shorter=0.15, pairs=pairs)
+    path = ROOT / "runs" / "experiments" / f"latents-{clips}-{pairs:g}.pt"
     kept = ("latents", "captions", "image_captions")
     if path.exists():
         data.__dict__.update(torch.load(path))
@@ -126,10 +126,10 @@ def sampled(sora: Sora, prompts: list[str]) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def fresh_clips(sora: Sora, count: int, split: str = "held_out") -> list[world.Clip]:
-    """Clips that no run was trained on."""
+def fresh_clips(sora: Sora, count: int, scene: Any = world) -> list[world.Clip]:
+    """Clips that no run was trained on, of held-out pairs of shape and color."""
     size = (sora.makes["num_frames"], sora.makes["height"], sora.makes["width"])
-    return [world.clip(VALIDATION_SEED + 7, i, *size, split) for i in range(count)]
+    return [scene.clip(VALIDATION_SEED + 7, i, *size, "held_out") for i in range(count)]
 
 
 def score(sora: Sora, recipe: Recipe, prompts: int) -> dict[str, float]:
