@@ -5,7 +5,6 @@ the picture by attention and as a mean in adaLN, or by attention alone; and the 
 in any order, or always from the upper or the left one.
 """
 
-import json
 from typing import Any
 
 from minisora.experiments.short_runs import (
@@ -13,6 +12,8 @@ from minisora.experiments.short_runs import (
     Recipe,
     cached_latents,
     fresh_clips,
+    keep,
+    results,
     sampled,
     train,
 )
@@ -31,12 +32,11 @@ COLUMNS = ("layout", "relation", "color", "motion", "shape", "clean", "all")
 
 def run(seeds: list[int], minutes: float, prompts: int, only: list[str]) -> str:
     """Runs what the results do not hold yet; returns the table."""
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     data = cached_latents(pairs=0.5)
     for seed in seeds:
         for way, (pooled, ordered) in WAYS.items():
             key = f"{way}, seed {seed}"
-            if key in results or (only and way not in only):
+            if key in results(RESULTS) or (only and way not in only):
                 continue
             recipe = Recipe.from_config()
             recipe.model["pooled"] = pooled
@@ -46,16 +46,15 @@ def run(seeds: list[int], minutes: float, prompts: int, only: list[str]) -> str:
             frames = sampled(sora, [recipe.caption(clip.caption) for clip in clips])
             scores = oracle_scores(frames, [clip.truth for clip in clips], pairs)
             right = {name: round(100 * score["right"], 1) for name, score in scores.items()}
-            results[key] = {"steps": steps, "minutes": minutes, **right}
-            RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    return table(results)
+            keep(RESULTS, key, {"steps": steps, "minutes": minutes, **right})
+    return table(results(RESULTS))
 
 
-def table(results: dict[str, Any]) -> str:
+def table(runs: dict[str, Any]) -> str:
     """Percent right of clips of two objects, held-out pairs of shape and color."""
     heads = ("words by", "steps", *COLUMNS)
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for name, entry in results.items():
+    for name, entry in runs.items():
         cells = [f"{entry[column]:.0f}%" for column in COLUMNS]
         lines.append(f"| {name} | {entry['steps']} | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -7,14 +7,21 @@ with paraphrases of the same meaning, which were written down before any trainin
 on.
 """
 
-import json
 import warnings
 from typing import Any
 
 import numpy as np
 
 from minisora import world
-from minisora.experiments.short_runs import ROOT, Recipe, cached_latents, sampled, train
+from minisora.experiments.short_runs import (
+    ROOT,
+    Recipe,
+    cached_latents,
+    keep,
+    results,
+    sampled,
+    train,
+)
 from minisora.metrics import wilson
 from minisora.pipeline import Sora
 from minisora.world.shapes import parse
@@ -30,18 +37,16 @@ TIMES = 4  # clips for each prompt
 
 def run(seeds: list[int], minutes: float) -> str:
     """Runs what the results do not hold yet; returns the table."""
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for seed in seeds:
         for encoder, arguments in ENCODERS.items():
             key = f"{encoder}, seed {seed}"
-            if key in results:
+            if key in results(RESULTS):
                 continue
             recipe = Recipe.from_config()
             recipe.model |= arguments
             sora, steps = train(recipe, cached_latents(), seed, minutes)
-            results[key] = {"steps": steps, "minutes": minutes, **answers(sora)}
-            RESULTS.write_text(json.dumps(results) + "\n")
-    return table(results, seeds)
+            keep(RESULTS, key, {"steps": steps, "minutes": minutes, **answers(sora)})
+    return table(results(RESULTS), seeds)
 
 
 def phrases() -> list[tuple[str, str]]:
@@ -69,11 +74,11 @@ def answers(sora: Sora) -> dict[str, list[int]]:
     return result
 
 
-def table(results: dict[str, Any], seeds: list[int]) -> str:
+def table(found: dict[str, Any], seeds: list[int]) -> str:
     """Percent of clips with all right, the mean over seeds, with the interval of as many clips."""
     lines = ["| encoder | captions | paraphrases | each seed |", "|---" * 4 + "|"]
     for encoder in ENCODERS:
-        runs = [results[f"{encoder}, seed {seed}"] for seed in seeds]
+        runs = [found[f"{encoder}, seed {seed}"] for seed in seeds]
         cells = []
         for kind in ("captions", "paraphrases"):
             right = np.array([run[kind] for run in runs])

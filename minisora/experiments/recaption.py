@@ -5,7 +5,6 @@ the second mostly what the captioner says, the third the truth. They are asked w
 with short ones; of a short one, only what it names has to be right.
 """
 
-import json
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,8 @@ from minisora.experiments.short_runs import (
     Recipe,
     cached_latents,
     fresh_clips,
+    keep,
+    results,
     sampled,
     train,
 )
@@ -34,20 +35,18 @@ def run(seeds: list[int], minutes: float, prompts: int) -> str:
     truth = data.captions, data.image_captions
     path = ROOT / "runs" / "experiments" / f"captions-{data.clips}.jsonl"
     recaption(str(path), clips=data.clips)
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for seed in seeds:
         for arm, kind in ARMS.items():
             key = f"{arm}, seed {seed}"
-            if key in results:
+            if key in results(RESULTS):
                 continue
             data.captions, data.image_captions = truth
             if kind:
                 data.captions = data.image_captions = read_captions(str(path), kind)[1]
             sora, steps = train(Recipe.from_config(), data, seed, minutes)
             clips = fresh_clips(sora, prompts)
-            results[key] = {"steps": steps, "minutes": minutes, **answers(sora, clips)}
-            RESULTS.write_text(json.dumps(results) + "\n")
-    return table(results, seeds)
+            keep(RESULTS, key, {"steps": steps, "minutes": minutes, **answers(sora, clips)})
+    return table(results(RESULTS), seeds)
 
 
 def answers(sora: Sora, clips: list[Clip]) -> dict[str, list[int]]:
@@ -66,14 +65,14 @@ def answers(sora: Sora, clips: list[Clip]) -> dict[str, list[int]]:
     }
 
 
-def table(results: dict[str, Any], seeds: list[int]) -> str:
+def table(found: dict[str, Any], seeds: list[int]) -> str:
     """Percent right of each arm, its seeds, and its gain over what people wrote with an interval of
     95% (bootstrap over prompts, and over seeds)."""
     lines = ["| captions | prompts | right | each seed | gain |", "|---" * 5 + "|"]
     base = next(iter(ARMS))
     for kind in ("rich", "short"):
         scores = {
-            arm: np.array([results[f"{arm}, seed {seed}"][kind] for seed in seeds]) for arm in ARMS
+            arm: np.array([found[f"{arm}, seed {seed}"][kind] for seed in seeds]) for arm in ARMS
         }
         for arm, right in scores.items():
             each = ", ".join(f"{100 * share:.1f}" for share in right.mean(1))

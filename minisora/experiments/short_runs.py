@@ -6,6 +6,7 @@ machine with two cores. So two runs can share such a machine, and other programs
 """
 
 import csv
+import json
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -166,6 +167,19 @@ def compare(
                 writer.writerow(
                     {"change": name, "seed": seed, "minutes": minutes, "steps": steps, **scores}
                 )
+
+
+def results(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def keep(path: Path, key: str, result: dict[str, Any]) -> None:
+    """Adds a run's result to a JSON file that other runs may have written to meanwhile."""
+    lines = [
+        f"{json.dumps(name)}: {json.dumps(entry)}"
+        for name, entry in {**results(path), key: result}.items()
+    ]
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def rows(path: Path) -> list[dict[str, str]]:
