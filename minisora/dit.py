@@ -2,7 +2,8 @@
 token out.
 
 Source: Peebles & Xie, "Scalable Diffusion Models with Transformers" (DiT, 2023), with 3-D rotary
-positions, QK-norm, and the text both attended to and pooled into adaLN.
+positions and QK-norm. The text is attended to and, if asked for, its mean is added to what adaLN is
+told.
 """
 
 import math
@@ -41,8 +42,8 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 class DiTBlock(nn.Module):
-    """Attention and MLP, each normalized, modulated and gated by what the noise level and the text
-    say (adaLN-Zero)."""
+    """Attention and MLP, each normalized, modulated and gated by what the noise level
+    says, with a `pooled` text also that (adaLN-Zero)."""
 
     def __init__(self, width: int, heads: int, text_width: int) -> None:
         super().__init__()
