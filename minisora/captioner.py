@@ -23,20 +23,6 @@ from minisora.text import word_tokenizer
 from minisora.world import shapes
 
 END, START = 0, 1  # of a caption; END also fills up
-COLOR_WORDS = (*shapes.COLORS, *shapes.BACKGROUNDS)
-
-
-def recolored(pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Pixels (B, K, 3, H, W) in [-1, 1] with red, green and blue exchanged, turned over, paled and
-    shifted at random, in one way for each clip: its colors are false, its shapes and motions are
-    not."""
-    count = len(pixels)
-    order = torch.rand(count, 3, generator=generator).argsort(1).to(pixels.device)
-    draws = torch.rand(3, count, 1, 3, 1, 1, generator=generator).to(pixels)
-    turn, gain = 1 - 2 * draws[0].round(), 0.5 + 0.5 * draws[1]
-    shift = (1 - gain) * (2 * draws[2] - 1)
-    exchanged = pixels[torch.arange(count)[:, None], :, order].transpose(1, 2)
-    return exchanged * turn * gain + shift
 
 
 class Pooler(nn.Module):
@@ -183,45 +169,41 @@ class Captioner(nn.Module):
         end = (ids[:, 1:] == END).int().argmax(1) + 1
         return F.normalize(self.text_norm(words[torch.arange(len(ids)), end]), dim=-1)
 
+    def strangers(self, captions: list[str]) -> Tensor:
+        """Which shapes never follow which color in `captions`: (words, words), true at (color,
+        shape)."""
+        names = (shapes.COLORS, shapes.SHAPES)
+        colors, kinds = ([self.tokenizer.token_to_id(word) for word in group] for group in names)
+        apart = torch.zeros(2 * [self.head.out_features], dtype=torch.bool)
+        apart[torch.tensor(colors)[:, None], torch.tensor(kinds)] = True
+        ids = self.tokenize(captions).cpu()
+        apart[ids[:, :-1], ids[:, 1:]] = False
+        return apart.to(self.time.device)
+
     def losses(
-        self,
-        pixels: Tensor,
-        captions: list[str],
-        blind: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        self, pixels: Tensor, captions: list[str], strangers: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Captioning and contrastive loss of clips, pixels (B, K, 3, size, size), and their
         captions (CoCa, equations 1 to 3). Clips of the same caption are no negatives.
 
-        `blind` (B,) says which clips are `recolored`. They teach every word but those of colors, in
-        whose place the decoder is told random colors; the others teach the words of colors. So a
-        shape is never guessed from the colors that it came in, and those it never came in are
-        captioned as well.
+        With `strangers`, as the method of that name finds them, the chance of a shape is taken among
+        those that came in its color. Else "green is never a star" is learned long before stars are,
+        and a green star can never be captioned.
         """
         tokens, ids = self.see(pixels), self.tokenize(captions)
-        words = told = self.read(ids)
-        counts = torch.ones_like(ids[:, 1:], dtype=torch.bool)
-        strangers = ~torch.eye(len(ids), dtype=torch.bool, device=ids.device)
-        if blind is not None:
-            blind = blind.to(ids.device)
-            colors = torch.tensor([self.tokenizer.token_to_id(word) for word in COLOR_WORDS])
-            drawn = colors[torch.randint(len(colors), ids.shape, generator=generator)]
-            of_color = torch.isin(ids, colors.to(ids.device))
-            hidden = of_color & blind[:, None]
-            told = self.read(torch.where(hidden, drawn.to(ids.device), ids))
-            counts = of_color[:, 1:] != blind[:, None]
-            ids = ids.masked_fill(hidden, START)
-            words = self.read(ids)
-        logits = self.say(told[:, :-1], self.caption_pooler(tokens))
+        words = self.read(ids)
+        logits = self.say(words[:, :-1], self.caption_pooler(tokens))
+        if strangers is not None:
+            logits = logits.masked_fill(strangers[ids[:, :-1]], -1e4)
         target = ids[:, 1:]
-        counts &= (target != END) | (ids[:, :-1] != END)  # the first END, not what fills up
-        saying = F.cross_entropy(logits[counts], target[counts])
+        counted = (target != END) | (ids[:, :-1] != END)  # the first END, not what fills up
+        saying = F.cross_entropy(logits[counted], target[counted])
         similarity = self.embed_clips(tokens) @ self.embed_texts(words, ids).mT
         similarity = similarity * self.log_scale.exp().clamp(max=100)
-        alike = (ids[:, None] == ids).all(-1)
-        if blind is not None:
-            alike |= blind[:, None] != blind
-        similarity = similarity.masked_fill(alike & strangers, -1e4)
+        twins = (ids[:, None] == ids).all(-1)
+        similarity = similarity.masked_fill(
+            twins & ~torch.eye(len(ids), dtype=torch.bool, device=ids.device), -1e4
+        )
         pairs = torch.arange(len(ids), device=ids.device)
         contrast = (F.cross_entropy(similarity, pairs) + F.cross_entropy(similarity.mT, pairs)) / 2
         return saying, contrast

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from minisora import video, weights, world
-from minisora.captioner import Captioner, recolored
+from minisora.captioner import Captioner
 from minisora.data import ClipData, generator
 from minisora.dit import DiT
 from minisora.errors import InputError
@@ -271,8 +271,7 @@ class DiTTraining(Training):
 class CaptionerTraining(Training):
     """The captioner on clips and their captions: words, and clips told apart by their texts.
 
-    `contrast`: the weight of the contrastive loss beside captioning, 1/2 in CoCa; `blind`:
-    the share of clips that are recolored and teach every word but those of colors.
+    `contrast`: the weight of the contrastive loss beside captioning, 1/2 in CoCa.
     """
 
     def __init__(
@@ -283,7 +282,6 @@ class CaptionerTraining(Training):
         patch: int = 8,
         timed: bool = True,
         contrast: float = 0.5,
-        blind: float = 0.7,
         lr: float = 0.02,
         adam_lr: float = 2e-3,
         warmup: int = 50,
@@ -293,17 +291,18 @@ class CaptionerTraining(Training):
         torch.manual_seed(seed)
         words = sorted(world.WORDS)
         self.captioner = Captioner(words, width, depth, frames=frames, patch=patch, timed=timed)
-        self.contrast, self.blind = contrast, blind
+        self.contrast = contrast
 
     def optimized(self) -> tuple[torch.nn.Module, list[torch.nn.Module]]:
         return self.captioner, self.captioner.blocks
 
+    def on_fit_start(self) -> None:
+        data = self.trainer.datamodule
+        self.strangers = self.captioner.strangers([*data.captions, *data.short_captions])
+
     def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
-        draws = self.draws(batch["step"])
         pixels = self.captioner.sample_frames(batch["clips"])
-        blind = (torch.rand(len(pixels), generator=draws) < self.blind).to(pixels.device)
-        pixels = torch.where(blind.view(-1, 1, 1, 1, 1), recolored(pixels, draws), pixels)
-        saying, contrast = self.captioner.losses(pixels, batch["captions"], blind, draws)
+        saying, contrast = self.captioner.losses(pixels, batch["captions"], self.strangers)
         self.log_dict({"words": saying, "contrast": contrast}, prog_bar=True)
         return saying + self.contrast * contrast
 

@@ -4,8 +4,9 @@ import torch
 from conftest import shake
 
 from minisora import InputError
-from minisora.captioner import END, START, Captioner, recolored
-from minisora.world import WORDS, clip, pairs
+from minisora.captioner import END, START, Captioner
+from minisora.world import HELD_OUT, WORDS, clip, pairs
+from minisora.world.shapes import SHAPES
 
 
 @pytest.fixture
@@ -73,48 +74,22 @@ def test_twins_are_no_negatives(captioner: Captioner) -> None:
     assert apart.abs() < 1e-4 and twins.abs() < 1e-4
 
 
-def test_recolored_clips_show_the_same_in_other_colors(captioner: Captioner) -> None:
-    """What looks like the first pixel still does, what differs still differs, clip by clip."""
-    pixels = captioner.sample_frames(clips(40))
-    changed = recolored(pixels, torch.Generator().manual_seed(0))
-
-    def ground(video: torch.Tensor) -> torch.Tensor:
-        return (video - video[:, :1, :, :1, :1]).abs().amax(2) < 0.05
-
-    assert (ground(changed) == ground(pixels)).float().mean() > 0.99
-    assert changed.abs().max() <= 1
-    assert (changed - pixels).abs().mean() > 0.3
-
-
-def test_recolored_clips_teach_all_words_but_colors_and_the_others_only_colors(
+def test_a_shape_is_weighed_only_against_those_that_came_in_its_color(
     captioner: Captioner,
 ) -> None:
-    pixels, draws = captioner.sample_frames(clips(1)), torch.Generator
-    caption = "a small {} circle moving left on a {} background"
-
-    def words(color: str, background: str, shape: str, blind: bool) -> float:
-        text = caption.format(color, background).replace("circle", shape)
-        said = captioner.losses(pixels, [text], torch.tensor([blind]), draws().manual_seed(0))[0]
-        return said.item()
-
-    red = words("red", "black", "circle", True)
-    assert red == words("cyan", "pink", "circle", True)
-    assert red != words("red", "black", "star", True)
-    ids = captioner.tokenize([caption.format("red", "black")])
-    seen = captioner.caption_pooler(captioner.see(pixels))
-    surprise = -captioner.say(captioner.read(ids), seen).log_softmax(-1)[0]
-    of_colors = [surprise[place, ids[0, place + 1]] for place in (2, 8)]
-    expected = torch.stack(of_colors).mean().item()
-    assert words("red", "black", "circle", False) == pytest.approx(expected, abs=1e-5)
-
-
-def test_a_clip_is_compared_with_its_like_only(captioner: Captioner) -> None:
-    """Recolored clips and true ones are no rivals: their texts do not say the same kind of thing."""
-    pixels, texts = captioner.sample_frames(clips(4)), [clip(3, i).caption for i in range(4)]
-    blind = torch.tensor([True, True, False, False])
-    _, both = captioner.losses(pixels, texts, blind)
-    parts = [captioner.losses(pixels[h], texts[h], blind[h])[1] for h in (slice(2), slice(2, 4))]
-    assert torch.allclose(both, torch.stack(parts).mean(), atol=1e-4)
+    number = captioner.tokenizer.token_to_id
+    strangers = captioner.strangers([clip(0, i).caption for i in range(600)])
+    held_out = {(number(color), number(shape)) for shape, color in HELD_OUT}
+    assert set(map(tuple, strangers.nonzero().tolist())) == held_out
+    shape, color = min(HELD_OUT)
+    seen = next(other for other in SHAPES if (other, color) not in HELD_OUT)
+    pixels, ids = captioner.sample_frames(clips(1)), captioner.tokenize([f"{color} {seen}"])
+    said, _ = captioner.losses(pixels, [f"{color} {seen}"], strangers)
+    pooled = captioner.caption_pooler(captioner.see(pixels))
+    logits = captioner.say(captioner.read(ids), pooled)[0]
+    logits[1, number(shape)] = -torch.inf  # after the color
+    surprise = [-logits[place].log_softmax(-1)[ids[0, place + 1]] for place in range(3)]
+    assert torch.allclose(said, torch.stack(surprise).mean(), atol=1e-5)
 
 
 def test_bad_input(captioner: Captioner) -> None:
