@@ -62,10 +62,15 @@ def evaluate(
         truth = true_clips(sora, clips, seed, frames, split, world)
         sampled = sample(sora, [clip.caption for clip in truth], seed, bar, batch, frames)
         scores = oracle_scores(sampled, [clip.truth for clip in truth], world)
-        entry = {"scores": scores, **rebuilt(sora.vae, truth, world)}
+        back, ceiling = rebuilt(sora.vae, truth, world)
+        entry = {"scores": scores, **ceiling}
         if captioner:
-            others = true_clips(sora, clips, seed + 2, frames, split, world)
-            entry["judged"] = judged(captioner, sampled, truth, others)
+            others = np.stack(
+                [c.frames for c in true_clips(sora, clips, seed + 2, frames, split, world)]
+            )
+            true = np.stack([clip.frames for clip in truth])
+            videos = {"made": sampled, "rebuilt": back, "true": true}
+            entry["judged"] = judged(captioner, videos, [c.caption for c in truth], others)
         result["splits" if world is one_object else "pairs"][name] = entry
     if upsampler:
         result["short"] = short_prompts(sora, upsampler, clips, seed, bar, batch)
@@ -74,7 +79,8 @@ def evaluate(
     pca = VAE(**sora.vae.config).to(next(sora.vae.parameters()).device)
     train = true_clips(sora, 256, seed + 1, sora.makes["num_frames"], "train")
     pca.start_from_pca(to_pixels(np.stack([clip.frames for clip in train])))
-    result["pca"] = rebuilt(pca, true_clips(sora, clips, seed, sora.makes["num_frames"], "train"))
+    truth = true_clips(sora, clips, seed, sora.makes["num_frames"], "train")
+    result["pca"] = rebuilt(pca, truth)[1]
     result["minutes"] = round((time.monotonic() - started) / 60, 1)
     return result
 
@@ -123,23 +129,27 @@ def true_clips(
 
 
 def judged(
-    captioner: Captioner, made: np.ndarray, truth: list[Clip], others: list[Clip]
+    captioner: Captioner, videos: dict[str, np.ndarray], prompts: list[str], others: np.ndarray
 ) -> dict[str, dict[str, float]]:
-    """What the captioner's contrastive half says of sampled clips, and of true ones for the same
-    prompts: `similarity`, the mean cosine of clip and prompt, and `frechet`, the distance of their
-    features from those of other true clips."""
+    """What the captioner says of each set of `videos`, which were made for, or are of, `prompts`.
 
-    def features(frames: np.ndarray) -> torch.Tensor:
-        parts = range(0, len(frames), 50)
-        return torch.cat([captioner.features(frames[i : i + 50]) for i in parts]).cpu()
+    "told" is the share whose caption says just what the prompt says, "similarity" the mean cosine
+    of clip and prompt, and "frechet" the distance of the clips' features from those of `others`.
+    """
 
-    prompts = captioner.text_features([clip.caption for clip in truth]).cpu()
-    reference = features(np.stack([clip.frames for clip in others]))
+    def in_parts(what: Any, frames: np.ndarray) -> list[Any]:
+        return [what(frames[i : i + 50]) for i in range(0, len(frames), 50)]
+
+    wanted = [one_object.pairs.in_order(prompt) for prompt in prompts]
+    texts = captioner.text_features(wanted).cpu()
+    reference = torch.cat(in_parts(captioner.features, others)).cpu()
     result = {}
-    for name, frames in (("made", made), ("true", np.stack([clip.frames for clip in truth]))):
-        seen = features(frames)
+    for name, frames in videos.items():
+        seen = torch.cat(in_parts(captioner.features, frames)).cpu()
+        told = [text for part in in_parts(captioner, frames) for text in part]
         result[name] = {
-            "similarity": round(float((seen * prompts).sum(-1).mean()), 4),
+            "told": float(np.mean([a == b for a, b in zip(told, wanted, strict=True)])),
+            "similarity": round(float((seen * texts).sum(-1).mean()), 4),
             "frechet": round(frechet_distance(seen, reference), 4),
         }
     return result
@@ -148,17 +158,16 @@ def judged(
 @torch.inference_mode()
 def rebuilt(
     vae: VAE, clips: list[Clip], world: Any = one_object, batch: int = 20
-) -> dict[str, Any]:
-    """The oracle's scores and the PSNR of clips that were encoded and decoded."""
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Clips that were encoded and decoded, and their "ceiling": the oracle's scores and the PSNR."""
     device = next(vae.parameters()).device
     video = to_pixels(np.stack([clip.frames for clip in clips]))
     back = torch.cat(
         [vae.decode(vae.encode(part.to(device))).cpu() for part in video.split(batch)]
     )
-    return {
-        "ceiling": oracle_scores(to_frames(back), [clip.truth for clip in clips], world),
-        "psnr": round(psnr(back, video), 2),
-    }
+    frames = to_frames(back)
+    scores = oracle_scores(frames, [clip.truth for clip in clips], world)
+    return frames, {"ceiling": scores, "psnr": round(psnr(back, video), 2)}
 
 
 def percent(score: dict[str, float]) -> str:
@@ -193,20 +202,14 @@ def table(result: dict[str, Any]) -> str:
         f"Images: VAE {splits['images, seen']['psnr']:.1f} dB, "
         f"{100 * splits['images, seen']['ceiling']['all']['right']:.1f}%.",
     ]
-    if "judged" in seen:
-        of = seen["judged"]
-        lines[-1] += (
-            f" The captioner finds a cosine of {of['made']['similarity']:.3f} between clips and their prompts "
-            f"(true clips: {of['true']['similarity']:.3f}); Frechet video distance from true clips, in "
-            f"its features: {of['made']['frechet']:.4f} (other true clips: {of['true']['frechet']:.4f})."
-        )
     if short := result.get("short"):
         lines += [
             "",
-            f"Short prompts, all that they name right and a clean object: {percent(short['typed'])}% as typed, "
-            f"{percent(short['upsampled'])}% upsampled.",
+            "Short prompts, % with all that they name right and a clean object: "
+            f"{percent(short['typed'])} as typed, {percent(short['upsampled'])} upsampled.",
         ]
-    if pairs := result.get("pairs"):
+    pairs = result.get("pairs", {})
+    if pairs:
         lines += [
             "",
             f"| % right of {result['clips']} clips of two objects | {' | '.join(pairs)} |",
@@ -215,4 +218,16 @@ def table(result: dict[str, Any]) -> str:
         for row in one_object.pairs.SCORES:
             cells = [percent(entry["scores"][row]) for entry in pairs.values()]
             lines.append(f"| {'**all of it**' if row == 'all' else row} | {' | '.join(cells)} |")
+    if "judged" in seen:
+        lines += [
+            "",
+            "| what the captioner says | captions right: true clips | through the VAE | made clips | "
+            "cosine with the prompt: true | made | Frechet distance: true | made |",
+            "|---" * 8 + "|",
+        ]
+        for name, entry in [*splits.items(), *((f"two: {k}", e) for k, e in pairs.items())]:
+            of = entry["judged"]
+            told = [f"{100 * of[key]['told']:.1f}" for key in ("true", "rebuilt", "made")]
+            rest = [f"{of[k][n]:.3f}" for n in ("similarity", "frechet") for k in ("true", "made")]
+            lines.append(f"| {name} | {' | '.join([*told, *rest])} |")
     return "\n".join(lines)
