@@ -34,7 +34,8 @@ def test_links_resolve(text: str) -> None:
 def test_every_config_parses_and_says_what_to_expect(config: Path) -> None:
     header = "".join(line for line in config.read_text().splitlines(True) if line.startswith("#"))
     path = f"configs/{config.parent.name}/{config.name}"
-    command = f"minisora fit {config.stem} --config {path}"
+    stage = "dit" if config.stem == "pairs" else config.stem
+    command = f"minisora fit {stage} --config {path}"
     if config.stem == "recaption":
         command = f"minisora recaption runs/{config.parent.name}/captions.jsonl --config {path}"
     assert command in header and "Hardware" in header and "Time" in header and "Expect" in header
@@ -116,6 +117,11 @@ def test_the_shipped_weights_keep_their_promises() -> None:
     assert splits["held-out pairs"]["scores"]["all"]["right"] >= 0.6
     for name in ("background", "color", "size"):
         assert splits["held-out pairs"]["scores"][name]["right"] >= 0.95
+    for entry in result["pairs"].values():
+        assert entry["scores"]["relation"]["right"] >= 0.95
+        assert entry["scores"]["all"]["right"] >= 0.5
+        assert entry["ceiling"]["all"]["right"] >= 0.98
+    assert result["short"]["upsampled"]["low"] > result["short"]["typed"]["high"] + 0.1
     parts = (ROOT / "data" / "weights").glob("*.safetensors")
     assert max(path.stat().st_size for path in parts) < 10_000_000
 
