@@ -39,7 +39,7 @@ def evaluate(
 
     Each entry of "splits" and "pairs" holds the oracle's `scores` of sampled clips, and the
     `ceiling`: its scores, and `psnr` in dB, of true clips for the same prompts that only went
-    through the VAE. With a `captioner` also the `judged` of both, see there. With an `upsampler`,
+    through the VAE. With a `captioner` also what it says of all these clips (`judged`). With an `upsampler`,
     "short" says how often short prompts are answered right as they are typed, and upsampled. "pca" is
     the ceiling of a linear PCA.
     """
