@@ -75,6 +75,42 @@ def test_intervals_of_paired_gains() -> None:
     assert recaption.interval(np.zeros((3, 10))) == (0, 0)
 
 
+def test_answers_are_judged_by_what_the_prompt_names(monkeypatch) -> None:
+    clips = [world.clip(0, i, split="held_out") for i in range(8)]
+    truth = np.stack([clip.frames for clip in clips])
+    monkeypatch.setattr(recaption, "sampled", lambda *_: truth)
+    right = recaption.answers(None, clips)  # type: ignore[arg-type]
+    assert right == {kind: [1] * 8 for kind in ("rich", "short", "upsampled")}
+    monkeypatch.setattr(recaption, "sampled", lambda *_: truth[::-1])
+    assert sum(recaption.answers(None, clips)["rich"]) == 0  # type: ignore[arg-type]
+    found = {f"{arm}, seed 0": right for arm in recaption.ARMS}
+    table = recaption.table(found, [0]).splitlines()
+    assert table[2].startswith("| what people wrote | rich | 100.0% |") and len(table) == 11
+    assert "+0.0 (+0.0 to +0.0)" in table[3]
+
+
+def test_paraphrases_are_judged_attribute_by_attribute(monkeypatch) -> None:
+    clips = [world.clip(0, i) for i in range(8)]
+    frames = {clip.caption: clip.frames for clip in clips}
+    shifted = {f"paraphrase {i}": clips[i - 1].frames for i in range(8)}
+    meant = [(f"paraphrase {i}", clip.caption) for i, clip in enumerate(clips)]
+    monkeypatch.setattr(paraphrases, "TIMES", 1)
+    monkeypatch.setattr(paraphrases, "phrases", lambda: meant)
+    monkeypatch.setattr(
+        paraphrases,
+        "sampled",
+        lambda _, prompts: np.stack([(frames | shifted)[p] for p in prompts]),
+    )
+    scores = paraphrases.answers(None)  # type: ignore[arg-type]
+    assert set(scores["captions"].values()) == {1.0}
+    alike = [clips[i].truth["color"] == clips[i - 1].truth["color"] for i in range(8)]
+    assert scores["paraphrases"]["color"] == np.mean(alike) < 1
+    found = {f"{name}, seed 0": scores for name in paraphrases.ENCODERS}
+    rows = paraphrases.table(found, [0]).splitlines()
+    assert rows[2].startswith("| own words | captions |" + " 100% |" * 5 + " 100.0%")
+    assert "| 0.0% (" in rows[3] and len(rows) == 6
+
+
 def test_paraphrases_mean_captions_and_say_them_in_other_words() -> None:
     said = paraphrases.phrases()
     assert len(said) >= 40

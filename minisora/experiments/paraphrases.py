@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from minisora import world
 from minisora.experiments.short_runs import (
     ROOT,
     Recipe,
@@ -22,7 +21,7 @@ from minisora.experiments.short_runs import (
     sampled,
     train,
 )
-from minisora.metrics import wilson
+from minisora.metrics import oracle_scores, wilson
 from minisora.pipeline import Sora
 from minisora.world.shapes import parse
 
@@ -55,35 +54,38 @@ def phrases() -> list[tuple[str, str]]:
     return [(line.split("\t")[0], line.split("\t")[1]) for line in lines]
 
 
-def answers(sora: Sora) -> dict[str, list[int]]:
-    """For captions and paraphrases: 1 for each clip that shows all that is meant, else 0."""
+def answers(sora: Sora) -> dict[str, dict[str, float]]:
+    """Of the clips for captions and for paraphrases: the shares in which each attribute, "clean"
+    and "all" are what is meant."""
     pairs = phrases() * TIMES
     truths = [parse(caption) for _, caption in pairs]
     result = {}
-    for name, prompts in (
-        ("captions", [caption for _, caption in pairs]),
-        ("paraphrases", [paraphrase for paraphrase, _ in pairs]),
-    ):
+    for i, kind in enumerate(("paraphrases", "captions")):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of words that are read as blanks
-            clips = sampled(sora, prompts)
-        reads = [world.describe(clip) for clip in clips]
-        result[name] = [
-            int(world.agree(truth, read)["all"]) for truth, read in zip(truths, reads, strict=True)
-        ]
+            scores = oracle_scores(sampled(sora, [pair[i] for pair in pairs]), truths)
+        result[kind] = {name: round(score["right"], 4) for name, score in scores.items()}
     return result
 
 
 def table(found: dict[str, Any], seeds: list[int]) -> str:
-    """Percent of clips with all right, the mean over seeds, with the interval of as many clips."""
-    lines = ["| encoder | captions | paraphrases | each seed |", "|---" * 4 + "|"]
+    """Percent of clips right, the mean over seeds; of all right also the interval of as many clips,
+    and each seed."""
+    lines = [
+        "| encoder | prompts | color | shape | motion | size | background | all right | each seed |",
+        "|---" * 9 + "|",
+    ]
     for encoder in ENCODERS:
         runs = [found[f"{encoder}, seed {seed}"] for seed in seeds]
-        cells = []
         for kind in ("captions", "paraphrases"):
-            right = np.array([run[kind] for run in runs])
-            low, high = wilson(int(right.sum()), right.size)
-            cells.append(f"{100 * right.mean():.1f}% ({100 * low:.1f}-{100 * high:.1f})")
-        each = ", ".join(f"{100 * np.mean(run['paraphrases']):.1f}" for run in runs)
-        lines.append(f"| {encoder} | {' | '.join(cells)} | {each} |")
+            cells = [
+                f"{100 * np.mean([run[kind][name] for run in runs]):.0f}%"
+                for name in ("color", "shape", "motion", "size", "background")
+            ]
+            right = [run[kind]["all"] for run in runs]
+            clips = len(phrases()) * TIMES * len(runs)
+            low, high = wilson(round(float(np.mean(right)) * clips), clips)
+            cells.append(f"{100 * np.mean(right):.1f}% ({100 * low:.1f}-{100 * high:.1f})")
+            each = ", ".join(f"{100 * share:.1f}" for share in right)
+            lines.append(f"| {encoder} | {kind} | {' | '.join(cells)} | {each} |")
     return "\n".join(lines)
