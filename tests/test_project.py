@@ -37,7 +37,7 @@ def test_every_config_parses_and_says_what_to_expect(config: Path) -> None:
     stage = "dit" if config.stem == "pairs" else config.stem
     command = f"minisora fit {stage} --config {path}"
     if config.stem == "recaption":
-        command = f"minisora recaption runs/{config.parent.name}/captions.jsonl --config {path}"
+        command = f"minisora recaption captions.jsonl --config {path}"
     assert command in header and "Hardware" in header and "Time" in header and "Expect" in header
     shown = subprocess.run(
         [sys.executable, "-m", "minisora.cli", *command.split()[1:], "--print_config"],
