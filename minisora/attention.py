@@ -21,7 +21,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
 def rotary_turns(positions: Tensor, frequencies: Tensor) -> Tensor:
     """Where each token stands as complex numbers of modulus 1: (N, 3) and (3, d / 2) -> (N, d /
     2)."""
-    angles = positions @ frequencies
+    angles = (positions[..., None] * frequencies).sum(-2)  # a product would be rounded by autocast
     return torch.polar(torch.ones_like(angles), angles)
 
 

@@ -19,10 +19,8 @@ from minisora import weights
 from minisora.attention import Block
 from minisora.device import best_device
 from minisora.errors import InputError
-from minisora.text import word_tokenizer
+from minisora.text import END, START, next_word_loss, word_tokenizer
 from minisora.world import shapes
-
-END, START = 0, 1  # of a caption; END also fills up
 
 
 class Pooler(nn.Module):
@@ -195,9 +193,6 @@ class Captioner(nn.Module):
         logits = self.say(words[:, :-1], self.caption_pooler(tokens))
         if strangers is not None:
             logits = logits.masked_fill(strangers[ids[:, :-1]], -1e4)
-        target = ids[:, 1:]
-        counted = (target != END) | (ids[:, :-1] != END)  # the first END, not what fills up
-        saying = F.cross_entropy(logits[counted], target[counted])
         similarity = self.embed_clips(tokens) @ self.embed_texts(words, ids).mT
         similarity = similarity * self.log_scale.exp().clamp(max=100)
         twins = (ids[:, None] == ids).all(-1)
@@ -206,7 +201,7 @@ class Captioner(nn.Module):
         )
         pairs = torch.arange(len(ids), device=ids.device)
         contrast = (F.cross_entropy(similarity, pairs) + F.cross_entropy(similarity.mT, pairs)) / 2
-        return saying, contrast
+        return next_word_loss(logits, ids), contrast
 
     @torch.inference_mode()
     def forward(

@@ -3,14 +3,14 @@ doctor`. What is slow to import is imported where it is used."""
 
 import argparse
 import json
-import os
+import math
 import sys
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 
 import minisora
 from minisora.errors import InputError
+from minisora.files import check_writable, write_whole
 from minisora.world import pairs
 
 
@@ -214,12 +214,12 @@ def fit(arguments: list[str]) -> None:
 def caption(options: argparse.Namespace) -> None:
     if options.temperature < 0:
         raise InputError(f"--temperature must be 0 or more, got {options.temperature}")
-    clips = [minisora.video.read(path) for path in options.clips]
     import torch
 
     captioner = minisora.Captioner.from_pretrained(options.weights)
     draws = torch.Generator().manual_seed(options.seed)
-    for path, clip in zip(options.clips, clips, strict=True):
+    for path in options.clips:
+        clip = minisora.video.read(path)
         print(f"{path}: {captioner(clip[None], options.temperature, draws)[0]}")
 
 
@@ -232,26 +232,26 @@ def recaption(arguments: list[str]) -> None:
 
 
 def evaluate(options: argparse.Namespace) -> None:
-    out = Path(options.out)
-    if out.is_dir() or not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
-        raise InputError(f"cannot write {out}: {out.parent} is no folder that can be written to")
+    out = check_writable(options.out)
     from minisora import evaluate
 
     sora = minisora.Sora.from_pretrained(options.weights)
     captioner = minisora.Captioner.from_pretrained()  # always the shipped one: a judge of its own
     upsampler = minisora.Upsampler.from_pretrained()
     result = evaluate.evaluate(sora, options.clips, options.seed, captioner, upsampler)
-    out.write_text(json.dumps(result, indent=1) + "\n")
+    write_whole(out, json.dumps(result, indent=1) + "\n")
     print(f"{evaluate.table(result)}\n\n{out}: {result['minutes']} minutes, seed {options.seed}")
 
 
 def reproduce(options: argparse.Namespace) -> None:
     from minisora.experiments import binding, paraphrases, recaption, recipe
 
-    rows = binding.WAYS if options.experiment == "binding" else recipe.CHANGES
+    rows = {"binding": list(binding.WAYS), "recipe": list(recipe.CHANGES)}.get(
+        options.experiment, []
+    )
     if unknown := set(options.only) - set(rows):
-        raise InputError(f"no row {', '.join(unknown)}: the rows are {', '.join(rows)}")
-    if options.minutes <= 0:
+        raise InputError(f"no row {', '.join(unknown)}: the rows are {', '.join(rows) or 'fixed'}")
+    if not 0 < options.minutes < math.inf:
         raise InputError(f"--minutes must be more than 0, got {options.minutes}")
     settings = options.seeds, options.minutes, options.prompts
     if options.experiment == "recaption":

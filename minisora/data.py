@@ -94,6 +94,12 @@ class ClipData(L.LightningDataModule):
         self.validation_clips, self.pairs = validation_clips, pairs
         self.shape = (num_frames, height, width)
 
+    @property
+    def makes(self) -> dict[str, int]:
+        """What a model makes that was trained on these clips."""
+        sizes = dict(zip(("num_frames", "height", "width"), self.shape, strict=True))
+        return sizes | ({"objects": 2} if self.pairs else {})
+
     def render(self, index: int, num_frames: int | None = None) -> world.Clip:
         _, height, width = self.shape
         return self.draw(self.seed, index, (num_frames or self.shape[0], height, width))

@@ -1,4 +1,4 @@
-"""`minisora doctor`: what this machine has, and a test clip through every codec."""
+"""`minisora doctor`: what this machine has, and a test clip in every format."""
 
 import importlib.metadata
 import platform
@@ -7,18 +7,16 @@ import tempfile
 import time
 from pathlib import Path
 
-import av
 import torch
 
 import minisora
 from minisora.device import best_device, fast_bfloat16
 
 PACKAGES = ("torch", "lightning", "einops", "av", "numpy", "safetensors", "tokenizers")
-CODECS = ("libx264", "libx265", "libvpx-vp9", "libsvtav1", "gif", "apng")
 
 
 def report(weights: str | None) -> None:
-    """Prints versions, device, precision, threads and codecs, makes a clip and writes and reads it
+    """Prints versions, device, precision, threads, makes a clip and writes and reads it
     in every format."""
     print(
         f"minisora {minisora.__version__} on Python {platform.python_version()}, {platform.platform()}"
@@ -36,10 +34,6 @@ def report(weights: str | None) -> None:
         f"precision  {'bfloat16' if fast_bfloat16(device.type) else 'float32'} is the fast one here"
     )
     print(f"threads    {torch.get_num_threads()}")
-    print(
-        "encoders   "
-        + ", ".join(f"{name} {'yes' if name in av.codecs_available else 'no'}" for name in CODECS)
-    )
 
     sora = minisora.Sora.from_pretrained(weights)
     prompt = "a large yellow star moving down and left on a navy background"

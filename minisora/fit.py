@@ -62,8 +62,9 @@ class FitCLI(LightningCLI):
                 callback.config = {name: parts[name] for name in ("model", "data")}
                 callback.config["max_steps"] = trainer.max_steps
         log = Path(trainer.log_dir or ".") / "metrics.csv"
-        if config.ckpt_path and log.exists():  # the logger starts a new file
-            log.rename(log.with_name("metrics-before.csv"))
+        if config.ckpt_path and log.exists() and trainer.is_global_zero:
+            before = len(list(log.parent.glob("metrics-before-*.csv")))
+            log.rename(log.with_name(f"metrics-before-{before + 1}.csv"))  # a new one is started
 
 
 def fit(stage: str, arguments: list[str]) -> None:

@@ -21,7 +21,9 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     """How far two sets of features, (N, D) and (M, D), are apart, each taken as a Gaussian: |mean
     difference|^2 + tr(A + B - 2 (A B)^(1/2)) of their covariances. With features of clips it is the
     Frechet video distance. Source: Unterthiner et al., "Towards Accurate Generative Models of
-    Video" (2018)."""
+    Video" (2018). Not a number if a set has fewer than two."""
+    if min(len(a), len(b)) < 2:
+        return math.nan
     a, b = a.double(), b.double()
     covariances = a.mT.cov(), b.mT.cov()
     roots = torch.linalg.eigvals(covariances[0] @ covariances[1]).real.clamp(min=0).sqrt()

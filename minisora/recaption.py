@@ -17,6 +17,8 @@ from minisora import video, world
 from minisora.captioner import Captioner
 from minisora.data import ClipData
 from minisora.errors import InputError
+from minisora.files import check_writable
+from minisora.weights import fingerprint, shipped
 
 KINDS = (
     tuple(world.shapes.COLORS),
@@ -37,7 +39,7 @@ def human_caption(clip: world.Clip, rng: np.random.Generator, wrong: float, typo
         caption = caption.replace(word, others[rng.integers(len(others))])
     if rng.random() < typos:
         words = caption.split()
-        which = int(np.argmax([len(word) * rng.random() for word in words]))
+        which = int(np.argmax([(len(word) - 1) * rng.random() for word in words]))
         letter = rng.integers(1, max(2, len(words[which])))
         words[which] = words[which][:letter] + words[which][letter + 1 :]
         caption = " ".join(words)
@@ -75,6 +77,9 @@ def recaption(
     for name, value in {"pairs": pairs, "wrong": wrong, "typos": typos, "mix": mix}.items():
         if not 0 <= value <= 1:
             raise InputError(f"{name} is a share, from 0 to 1, got {value}")
+    for name, value, least in (("clips", clips, 1), ("batch", batch, 1), ("seed", seed, 0)):
+        if value < least:
+            raise InputError(f"{name} must be at least {least}, got {value}")
     head = {
         "folder": folder,
         "clips": clips,
@@ -83,6 +88,7 @@ def recaption(
         "wrong": wrong,
         "typos": typos,
         "mix": mix,
+        "captioner": fingerprint(weights or shipped(), "captioner"),
     }
     own = OwnClips(Path(folder)) if folder else None
     source = ToyClips(seed, pairs, wrong, typos) if own is None else own
@@ -145,14 +151,16 @@ def caption_all(captioner: Captioner, clips: list[np.ndarray]) -> list[str]:
 
 
 def read_lines(path: Path, keys: tuple[str, ...]) -> list[dict[str, Any]]:
-    """The lines of a .jsonl file. Raises InputError, naming the line, if one lacks a key."""
+    """The lines of a .jsonl file. Raises InputError, naming the line, if one lacks a text."""
     rows = []
     for number, line in enumerate(path.read_text().splitlines(), 1):
         try:
             row = json.loads(line)
-            assert all(key in row for key in keys)
-        except (ValueError, AssertionError, TypeError):
-            raise InputError(f"{path}, line {number}: no JSON with {' and '.join(keys)}") from None
+            texts = [row[key] for key in keys]
+        except (ValueError, KeyError, TypeError):
+            texts = [None]
+        if not all(isinstance(text, str) for text in texts):
+            raise InputError(f"{path}, line {number}: no JSON with texts for {' and '.join(keys)}")
         rows.append(row)
     return rows
 
@@ -160,16 +168,15 @@ def read_lines(path: Path, keys: tuple[str, ...]) -> list[dict[str, Any]]:
 def lines_done(path: Path, head: dict[str, Any]) -> int:
     """How many clips `path` has already, after cutting off a line that was not finished. A new file
     gets its first line. Raises InputError if it was made in another way."""
-    if not path.parent.is_dir():
-        raise InputError(f"cannot write {path}: {path.parent} is no folder")
+    check_writable(path)
     if not path.exists():
         path.write_text(json.dumps(head) + "\n")
         return 0
     whole = path.read_bytes()
     end = whole.rfind(b"\n") + 1
     try:
-        was = json.loads(whole[: whole.index(b"\n")])
-    except ValueError:
+        was = dict(json.loads(whole[: whole.index(b"\n")]))
+    except (ValueError, TypeError):
         raise InputError(
             f"{path} is no file of captions that was begun here: move it away"
         ) from None

@@ -17,6 +17,7 @@ from minisora.attention import Block
 from minisora.errors import InputError
 
 PAD, UNKNOWN = "[PAD]", "[UNK]"
+END, START = 0, 1  # of a text that is written word by word; END also fills up
 
 
 def word_tokenizer(words: list[str]) -> Tokenizer:
@@ -32,6 +33,15 @@ def word_tokenizer(words: list[str]) -> Tokenizer:
         [pre_tokenizers.Whitespace(), pre_tokenizers.Punctuation(behavior="removed")]
     )
     return tokenizer
+
+
+def next_word_loss(logits: Tensor, ids: Tensor) -> Tensor:
+    """Cross-entropy of the next words: logits (B, L, words) after each but the last of `ids` (B, L +
+    1), which are START, the words, END and more of it. The first END counts, what fills up does
+    not."""
+    target = ids[:, 1:]
+    counted = (target != END) | (ids[:, :-1] != END)
+    return F.cross_entropy(logits[counted], target[counted])
 
 
 def warn_of_unknown(encoder: "Encoder", prompts: list[str], stacklevel: int = 3) -> None:
@@ -147,7 +157,10 @@ class PretrainedEncoder(nn.Module):
         self.states |= {prompt: empty for prompt in prompts if not self.has_words(prompt)}
         if new := sorted({prompt for prompt in prompts if prompt not in self.states}):
             reader = self.reader[0].to(self.anchor.device)
-            read = self.tokenizer(new, padding=True, return_tensors="pt").to(self.anchor.device)
+            # always of one length: else a state would depend on what else is read with it
+            read = self.tokenizer(
+                new, padding="max_length", max_length=self.length, return_tensors="pt"
+            ).to(self.anchor.device)
             if read.input_ids.shape[1] > self.length:
                 raise InputError(
                     f"a prompt has {read.input_ids.shape[1]} tokens, "

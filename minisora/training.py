@@ -1,4 +1,4 @@
-"""Training with Lightning: one module per network, and the callbacks both share.
+"""Training with Lightning: one module per network, and the callbacks they share.
 
 Every random draw is a function of (seed, step, rank), so a resumed run repeats an uninterrupted
 one to the bit.
@@ -32,7 +32,7 @@ from minisora.vae import GROUP, VAE, vae_loss
 
 
 class Training(L.LightningModule):
-    """What both networks share: Muon and Adam, a warm-up and a linear decay to zero, draws by
+    """What all networks share: Muon and Adam, a warm-up and a linear decay to zero, draws by
     step."""
 
     def __init__(self, lr: float, adam_lr: float, warmup: int, seed: int) -> None:
@@ -133,9 +133,7 @@ class VAETraining(Training):
             self.log_scores(to_frames(rebuilt), batch["truths"], prefix)
 
     def export(self, folder: Path) -> None:
-        _, height, width = self.trainer.datamodule.shape
-        makes = {"num_frames": self.trainer.datamodule.shape[0], "height": height, "width": width}
-        weights.save(folder, {"makes": makes}, vae=self.vae)
+        weights.save(folder, {"makes": self.trainer.datamodule.makes}, vae=self.vae)
 
 
 class DiTTraining(Training):
@@ -259,10 +257,7 @@ class DiTTraining(Training):
 
     def sora(self) -> Sora:
         data = self.trainer.datamodule
-        makes = dict(zip(("num_frames", "height", "width"), data.shape, strict=True))
-        if data.pairs:
-            makes["objects"] = 2
-        return Sora(data.vae.to(self.device), self.text, self.dit, makes, self.defaults)
+        return Sora(data.vae.to(self.device), self.text, self.dit, data.makes, self.defaults)
 
     def export(self, folder: Path) -> None:
         self.sora().save(folder)
@@ -312,14 +307,12 @@ class CaptionerTraining(Training):
         those of its batch."""
         vae = self.trainer.datamodule.vae.to(self.device)
         rebuilt = to_frames(vae.decode(vae.encode(batch["video"])))
+        true = list(map(world.pairs.in_order, batch["captions"]))
         for prefix, frames in (("val", to_frames(batch["video"])), ("rebuilt", rebuilt)):
             said = self.captioner(frames)
-            true = map(world.pairs.in_order, batch["captions"])
             right = np.mean([a == b for a, b in zip(said, true, strict=True)])
-            found = self.captioner.similarity(frames, batch["captions"]).argmax(1).tolist()
-            first = np.mean(
-                [batch["captions"][i] == c for i, c in zip(found, batch["captions"], strict=True)]
-            )
+            found = self.captioner.similarity(frames, true).argmax(1).tolist()
+            first = np.mean([true[i] == caption for i, caption in zip(found, true, strict=True)])
             self.log_dict(
                 {f"{prefix}/all": float(right), f"{prefix}/recall": float(first)},
                 batch_size=len(said),
@@ -382,10 +375,11 @@ class Progress(TQDMProgressBar):
 
 
 class Export(Callback):
-    """Writes the trained weights and where they come from to `<root>/weights` when training ends.
+    """Writes the trained weights and where they come from to `<root>/weights` when `max_steps` are
+    done.
 
     On validation it notes the scores, so that the record holds the whole curve, also of a resumed
-    run.
+    run (but for a validation in the very step of the checkpoint, which comes after it is written).
     """
 
     def __init__(self) -> None:
@@ -401,6 +395,8 @@ class Export(Callback):
         return self.minutes_before + (time.monotonic() - self.started) / 60
 
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if trainer.sanity_checking:
+            return
         values = {name: round(float(value), 4) for name, value in trainer.callback_metrics.items()}
         self.curve.append(
             {"step": trainer.global_step, "minutes": round(self.minutes(), 2), **values}

@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from minisora import weights, world
 from minisora.attention import Block
 from minisora.errors import InputError
-from minisora.text import TextEncoder, warn_of_unknown
+from minisora.text import END, START, TextEncoder, next_word_loss, warn_of_unknown
 from minisora.world import pairs, shapes
 
-END, START = 0, 1  # of a caption; END also fills up
 TRIES = 50
 
 
@@ -111,11 +110,7 @@ class Upsampler(nn.Module):
     def loss(self, short: list[str], rich: list[str]) -> Tensor:
         ids = self.encoder.tokenize(rich)  # (B, length), filled up with END
         ids = F.pad(F.pad(ids, (1, 0), value=START), (0, 1), value=END)
-        target = ids[:, 1:]
-        counted = (target != END) | (ids[:, :-1] != END)  # the first END, not what fills up
-        return F.cross_entropy(
-            self.say(ids[:, :-1], self.encoder(short))[counted], target[counted]
-        )
+        return next_word_loss(self.say(ids[:, :-1], self.encoder(short)), ids)
 
     @torch.inference_mode()
     def draw(self, prompts: list[str], generator: torch.Generator | None = None) -> list[str]:

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageSequence
 
 from minisora.errors import InputError
+from minisora.files import check_writable
 
 SUFFIXES = (".mp4", ".gif", ".png", ".webp")
 
@@ -48,13 +49,7 @@ def check_output(path: str | Path) -> Path:
         raise InputError(
             f"cannot write {path.name}: unknown suffix {path.suffix!r}, use one of {', '.join(SUFFIXES)}"
         )
-    if (
-        path.is_dir()
-        or not path.parent.is_dir()
-        or not os.access(path if path.exists() else path.parent, os.W_OK)
-    ):
-        raise InputError(f"cannot write {path}: {path.parent} is no folder that can be written to")
-    return path
+    return check_writable(path)
 
 
 def write(path: str | Path, frames: np.ndarray, fps: float = 8, scale: int = 1) -> Path:

@@ -1,5 +1,6 @@
 """Weights on disk: a folder with config.json and one bfloat16 safetensors file per part."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from minisora.errors import InputError
+from minisora.files import write_whole
 
 Part = TypeVar("Part", bound=nn.Module)
 
@@ -49,15 +51,23 @@ def save(folder: str | Path, config: dict[str, Any], **parts: nn.Module) -> None
         }
         save_file(tensors, folder / f".{name}.partial", metadata={"format": "pt"})
         os.replace(folder / f".{name}.partial", folder / f"{name}.safetensors")
-    (folder / ".config.partial").write_text(json.dumps(config, indent=1) + "\n")
-    os.replace(folder / ".config.partial", folder / "config.json")
+    write_whole(folder / "config.json", json.dumps(config, indent=1) + "\n")
 
 
 def note(folder: str | Path, name: str, record: dict[str, Any]) -> None:
     """Keeps `record` under `name` in the folder's provenance.json."""
     path = Path(folder) / "provenance.json"
     notes = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps(notes | {name: record}, indent=1) + "\n")
+    write_whole(path, json.dumps(notes | {name: record}, indent=1) + "\n")
+
+
+def fingerprint(folder: str | Path, name: str) -> str:
+    """Eight digits that tell these weights of part `name` from others. Raises InputError if there
+    are none."""
+    try:
+        return hashlib.sha256((Path(folder) / f"{name}.safetensors").read_bytes()).hexdigest()[:8]
+    except OSError:
+        raise InputError(f"no weights in {folder}: {name}.safetensors is missing") from None
 
 
 def load(folder: str | Path, name: str, kind: type[Part]) -> Part:

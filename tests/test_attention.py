@@ -56,3 +56,11 @@ def test_qk_norm_bounds_the_logits() -> None:
             1000  # queries and keys a thousand times as long change nothing
         )
     assert torch.allclose(attention(x), small, atol=1e-4)
+
+
+def test_autocast_does_not_round_where_tokens_stand() -> None:
+    places, frequencies = 40 * torch.rand(9, 3), rotary_frequencies(32)
+    exact = rotary_turns(places, frequencies)
+    assert torch.allclose(exact, torch.polar(torch.ones(9, 16), places @ frequencies), atol=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(rotary_turns(places, frequencies), exact)

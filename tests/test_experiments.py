@@ -24,14 +24,17 @@ def data(tmp_path: Path) -> LatentData:
     return data
 
 
-def test_every_change_trains_and_samples(data: LatentData) -> None:
+def test_every_change_trains_and_samples(data: LatentData, monkeypatch) -> None:
+    """On a tiny model, but where the change is its form."""
     for name, change in recipe.CHANGES.items():
         config = Recipe.from_config()
         config.model |= MODEL
+        config.batch = 4
         change(config)
-        config.batch, config.size = 4, None
         sora, steps = short_runs.train(config, data, 0, minutes=1e-5)
         assert steps >= 1 and isinstance(sora, Sora), name
+        form = (64, 2) if config.size is None else config.size[:2]
+        assert (sora.dit.width, len(sora.dit.blocks)) == form, name
         (made,) = short_runs.sampled(sora, [config.caption("a small red circle growing")])
         assert made.shape == (17, 32, 32, 3), name
 
@@ -45,17 +48,32 @@ def test_scaled_latents_are_scaled_back(data: LatentData) -> None:
 
 def test_results_are_kept_and_not_run_again(data: LatentData, tmp_path: Path, monkeypatch) -> None:
     runs = []
-    monkeypatch.setattr(short_runs, "cached_latents", lambda: data)
-    monkeypatch.setattr(short_runs, "train", lambda *_: (runs.append(1), ("a model", 7))[1])
-    monkeypatch.setattr(
-        short_runs, "score", lambda *_: {"motion": 50.0, "shape": 25.0, "clean": 40.0, "all": 10.0}
-    )
-    path = tmp_path / "results.csv"
+    clip = world.clip(0, 0, split="held_out")
+    monkeypatch.setattr(recipe, "RESULTS", tmp_path / "results.jsonl")
+    monkeypatch.setattr(recipe, "cached_latents", lambda: data)
+    monkeypatch.setattr(recipe, "train", lambda *_: (runs.append(1), ("a model", 7))[1])
+    monkeypatch.setattr(recipe, "fresh_clips", lambda *_: [clip])
+    monkeypatch.setattr(recipe, "sampled", lambda *_: clip.frames[None])
     for seeds in ([0], [0, 1], [0, 1]):
-        short_runs.compare(recipe.CHANGES, ["none", "batch 16"], seeds, 5.0, 8, path)
+        table = recipe.run(seeds, 5.0, 8, ["none", "batch 16"]).splitlines()
     assert len(runs) == 4
-    table = short_runs.table(path, recipe.CHANGES).splitlines()
-    assert table[2] == "| none | 7 | 50% | 25% | 40% | 10% | 10.0, 10.0 |" and len(table) == 4
+    assert (
+        table[2] == "| none | 7 | 100% | 100% | 100% | 100% | 100.0, 100.0 |" and len(table) == 4
+    )
+    table = recipe.run([0], 2.0, 8, ["none"]).splitlines()  # of another length: not the same run
+    assert len(runs) == 5 and table[2].endswith("| 100.0 |") and len(table) == 3
+
+
+def test_kept_results_make_the_tables(tmp_path: Path) -> None:
+    """Those that come with the repository."""
+    for experiment in (binding, recaption, recipe):
+        runs = short_runs.found(experiment.RESULTS)
+        if runs and experiment is recaption:
+            assert "what people wrote" in recaption.table(runs, [run["seed"] for run in runs])
+        elif runs:
+            assert len(experiment.table(runs).splitlines()) > 2
+    if runs := short_runs.found(paraphrases.RESULTS):
+        assert "MiniLM" in paraphrases.table(runs, [run["seed"] for run in runs])
 
 
 def test_what_a_short_prompt_names_has_to_be_right() -> None:
@@ -83,8 +101,8 @@ def test_answers_are_judged_by_what_the_prompt_names(monkeypatch) -> None:
     assert right == {kind: [1] * 8 for kind in ("rich", "short", "upsampled")}
     monkeypatch.setattr(recaption, "sampled", lambda *_: truth[::-1])
     assert sum(recaption.answers(None, clips)["rich"]) == 0  # type: ignore[arg-type]
-    found = {f"{arm}, seed 0": right for arm in recaption.ARMS}
-    table = recaption.table(found, [0]).splitlines()
+    runs = [{"captions": arm, "seed": 0, **right} for arm in recaption.ARMS]
+    table = recaption.table(runs, [0]).splitlines()
     assert table[2].startswith("| what people wrote | rich | 100.0% |") and len(table) == 11
     assert "+0.0 (+0.0 to +0.0)" in table[3]
 
@@ -105,8 +123,8 @@ def test_paraphrases_are_judged_attribute_by_attribute(monkeypatch) -> None:
     assert set(scores["captions"].values()) == {1.0}
     alike = [clips[i].truth["color"] == clips[i - 1].truth["color"] for i in range(8)]
     assert scores["paraphrases"]["color"] == np.mean(alike) < 1
-    found = {f"{name}, seed 0": scores for name in paraphrases.ENCODERS}
-    rows = paraphrases.table(found, [0]).splitlines()
+    runs = [{"encoder": name, "seed": 0, **scores} for name in paraphrases.ENCODERS]
+    rows = paraphrases.table(runs, [0]).splitlines()
     assert rows[2].startswith("| own words | captions |" + " 100% |" * 5 + " 100.0%")
     assert "| 0.0% (" in rows[3] and len(rows) == 6
 
@@ -131,7 +149,7 @@ def test_binding_trains_each_way_and_keeps_its_results(
         return "a model", 7
 
     scene = world.pairs.clip(0, 0, split="held_out")
-    monkeypatch.setattr(binding, "RESULTS", tmp_path / "binding.json")
+    monkeypatch.setattr(binding, "RESULTS", tmp_path / "binding.jsonl")
     monkeypatch.setattr(binding, "cached_latents", lambda pairs: data)
     monkeypatch.setattr(binding, "train", train)
     monkeypatch.setattr(binding, "fresh_clips", lambda *_: [scene])
@@ -142,4 +160,4 @@ def test_binding_trains_each_way_and_keeps_its_results(
     table = binding.run([0], 1.0, 1, [])
     assert [pooled for pooled, _ in trained] == [False, True, True, False]
     assert set(told) == {scene.caption, world.pairs.in_order(scene.caption)}
-    assert table.splitlines()[2] == "| attention alone, seed 0 | 7 |" + " 100% |" * 7
+    assert table.splitlines()[2] == "| attention alone | 0 | 7 |" + " 100% |" * 7

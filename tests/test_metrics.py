@@ -18,6 +18,7 @@ def test_frechet_distance_of_gaussians() -> None:
     assert frechet_distance(a, b) == pytest.approx(20, rel=0.02)
     assert frechet_distance(b, a) == pytest.approx(frechet_distance(a, b))
     assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
+    assert np.isnan(frechet_distance(a[:1], b))  # one clip has no spread
 
 
 def test_wilson_interval_is_the_textbooks() -> None:

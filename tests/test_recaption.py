@@ -101,11 +101,19 @@ def test_bad_input(folder: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"has no captions\.jsonl"):
         recaption(str(tmp_path / "a.jsonl"), folder=str(tmp_path), weights=folder)
     (tmp_path / "captions.jsonl").write_text('{"file": "a.mp4"}\n')
-    with pytest.raises(InputError, match="line 1: no JSON with file and caption"):
+    with pytest.raises(InputError, match="line 1: no JSON with texts for file and caption"):
         recaption(str(tmp_path / "a.jsonl"), folder=str(tmp_path), weights=folder)
-    (tmp_path / "other.jsonl").write_text("hello\n")
-    with pytest.raises(InputError, match="move it away"):
-        recaption(str(tmp_path / "other.jsonl"), weights=folder)
+    for argument, said in (({"seed": -1}, "at least 0"), ({"batch": 0}, "at least 1")):
+        with pytest.raises(InputError, match=said):
+            recaption(str(tmp_path / "a.jsonl"), weights=folder, **argument)
+    for content in ("hello\n", "[1]\n"):
+        (tmp_path / "other.jsonl").write_text(content)
+        with pytest.raises(InputError, match="move it away"):
+            recaption(str(tmp_path / "other.jsonl"), weights=folder)
+    with pytest.raises(InputError, match="is a folder"):
+        recaption(str(tmp_path), weights=folder)
+    with pytest.raises(InputError, match=r"captioner\.safetensors is missing"):
+        recaption(str(tmp_path / "a.jsonl"), weights=str(tmp_path))
     with pytest.raises(InputError, match="is no folder"):
         recaption(str(tmp_path / "no" / "a.jsonl"), weights=folder)
     assert not (tmp_path / "a.jsonl").exists()

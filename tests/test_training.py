@@ -101,7 +101,7 @@ def test_resuming_the_vae_too(trained: Path, tmp_path: Path) -> None:
     fit(
         "vae", tmp_path / "whole", f"--ckpt_path={next((tmp_path / 'kept').glob('*step=10.ckpt'))}"
     )
-    before = tmp_path / "whole" / "vae" / "metrics-before.csv"
+    before = tmp_path / "whole" / "vae" / "metrics-before-1.csv"
     assert before.exists()  # resuming in place keeps the log of the first part
 
 

@@ -45,7 +45,7 @@ def test_odd_sizes_and_tiles(tmp_path: Path) -> None:
 def test_bad_input_leaves_nothing_behind(tmp_path: Path) -> None:
     for path, frames, words in (
         (tmp_path / "clip.avi", CLIP, "unknown suffix '.avi', use one of .mp4, .gif, .png, .webp"),
-        (tmp_path / "no" / "clip.mp4", CLIP, "no folder that can be written to"),
+        (tmp_path / "no" / "clip.mp4", CLIP, "is no folder"),
         (tmp_path / "clip.mp4", CLIP / 255, "uint8"),
         (tmp_path / "clip.mp4", CLIP[:0], "uint8"),
     ):

@@ -11,9 +11,9 @@ from minisora.experiments.short_runs import (
     ROOT,
     Recipe,
     cached_latents,
+    found,
     fresh_clips,
     keep,
-    results,
     sampled,
     train,
 )
@@ -26,7 +26,7 @@ WAYS = {  # name: whether adaLN gets the mean of the words, whether captions are
     "attention and a mean, in order": (True, True),
     "attention alone, in order": (False, True),
 }
-RESULTS = ROOT / "configs" / "binding.json"
+RESULTS = ROOT / "configs" / "binding.jsonl"
 COLUMNS = ("layout", "relation", "color", "motion", "shape", "clean", "all")
 
 
@@ -35,8 +35,8 @@ def run(seeds: list[int], minutes: float, prompts: int, only: list[str]) -> str:
     data = cached_latents(pairs=0.5)
     for seed in seeds:
         for way, (pooled, ordered) in WAYS.items():
-            key = f"{way}, seed {seed}"
-            if key in results(RESULTS) or (only and way not in only):
+            run = {"words by": way, "seed": seed, "minutes": minutes, "prompts": prompts}
+            if found(RESULTS, **run) or (only and way not in only):
                 continue
             recipe = Recipe.from_config()
             recipe.model["pooled"] = pooled
@@ -46,15 +46,15 @@ def run(seeds: list[int], minutes: float, prompts: int, only: list[str]) -> str:
             frames = sampled(sora, [recipe.caption(clip.caption) for clip in clips])
             scores = oracle_scores(frames, [clip.truth for clip in clips], pairs)
             right = {name: round(100 * score["right"], 1) for name, score in scores.items()}
-            keep(RESULTS, key, {"steps": steps, "minutes": minutes, **right})
-    return table(results(RESULTS))
+            keep(RESULTS, **run, steps=steps, **right)
+    return table(found(RESULTS, minutes=minutes, prompts=prompts))
 
 
-def table(runs: dict[str, Any]) -> str:
+def table(runs: list[dict[str, Any]]) -> str:
     """Percent right of clips of two objects, held-out pairs of shape and color."""
-    heads = ("words by", "steps", *COLUMNS)
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for name, entry in runs.items():
-        cells = [f"{entry[column]:.0f}%" for column in COLUMNS]
-        lines.append(f"| {name} | {entry['steps']} | {' | '.join(cells)} |")
+    heads = ("words by", "seed", "steps")
+    lines = [f"| {' | '.join((*heads, *COLUMNS))} |", "|---" * len(heads + COLUMNS) + "|"]
+    for run in runs:
+        cells = [str(run[head]) for head in heads] + [f"{run[name]:.0f}%" for name in COLUMNS]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -16,8 +16,8 @@ from minisora.experiments.short_runs import (
     ROOT,
     Recipe,
     cached_latents,
+    found,
     keep,
-    results,
     sampled,
     train,
 )
@@ -30,7 +30,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "MiniLM": {"encoder": "minilm", "text_length": 24},
 }
 PHRASES = ROOT / "data" / "prompts" / "paraphrases.tsv"
-RESULTS = ROOT / "configs" / "paraphrases.json"
+RESULTS = ROOT / "configs" / "paraphrases.jsonl"
 TIMES = 4  # clips for each prompt
 
 
@@ -38,14 +38,14 @@ def run(seeds: list[int], minutes: float) -> str:
     """Runs what the results do not hold yet; returns the table."""
     for seed in seeds:
         for encoder, arguments in ENCODERS.items():
-            key = f"{encoder}, seed {seed}"
-            if key in results(RESULTS):
+            run = {"encoder": encoder, "seed": seed, "minutes": minutes}
+            if found(RESULTS, **run):
                 continue
             recipe = Recipe.from_config()
             recipe.model |= arguments
             sora, steps = train(recipe, cached_latents(), seed, minutes)
-            keep(RESULTS, key, {"steps": steps, "minutes": minutes, **answers(sora)})
-    return table(results(RESULTS), seeds)
+            keep(RESULTS, **run, steps=steps, **answers(sora))
+    return table(found(RESULTS, minutes=minutes), seeds)
 
 
 def phrases() -> list[tuple[str, str]]:
@@ -68,7 +68,7 @@ def answers(sora: Sora) -> dict[str, dict[str, float]]:
     return result
 
 
-def table(found: dict[str, Any], seeds: list[int]) -> str:
+def table(kept: list[dict[str, Any]], seeds: list[int]) -> str:
     """Percent of clips right, the mean over seeds; of all right also the interval of as many clips,
     and each seed."""
     lines = [
@@ -76,7 +76,7 @@ def table(found: dict[str, Any], seeds: list[int]) -> str:
         "|---" * 9 + "|",
     ]
     for encoder in ENCODERS:
-        runs = [found[f"{encoder}, seed {seed}"] for seed in seeds]
+        runs = [run for run in kept if run["encoder"] == encoder and run["seed"] in seeds]
         for kind in ("captions", "paraphrases"):
             cells = [
                 f"{100 * np.mean([run[kind][name] for run in runs]):.0f}%"

@@ -16,9 +16,9 @@ from minisora.experiments.short_runs import (
     ROOT,
     Recipe,
     cached_latents,
+    found,
     fresh_clips,
     keep,
-    results,
     sampled,
     train,
 )
@@ -28,7 +28,7 @@ from minisora.upsampler import Upsampler
 from minisora.world import Clip, describe
 
 ARMS = {"what people wrote": "human", "95% synthetic": "caption", "the truth": ""}
-RESULTS = ROOT / "configs" / "recaption.json"
+RESULTS = ROOT / "configs" / "recaption.jsonl"
 
 
 def run(seeds: list[int], minutes: float, prompts: int) -> str:
@@ -39,16 +39,16 @@ def run(seeds: list[int], minutes: float, prompts: int) -> str:
     recaption(str(path), clips=data.clips)
     for seed in seeds:
         for arm, kind in ARMS.items():
-            key = f"{arm}, seed {seed}"
-            if key in results(RESULTS):
+            run = {"captions": arm, "seed": seed, "minutes": minutes, "prompts": prompts}
+            if found(RESULTS, **run):
                 continue
             data.captions, data.image_captions = truth
             if kind:
                 data.captions = data.image_captions = read_captions(str(path), kind)[1]
             sora, steps = train(Recipe.from_config(), data, seed, minutes)
             clips = fresh_clips(sora, prompts)
-            keep(RESULTS, key, {"steps": steps, "minutes": minutes, **answers(sora, clips)})
-    return table(results(RESULTS), seeds)
+            keep(RESULTS, **run, steps=steps, **answers(sora, clips))
+    return table(found(RESULTS, minutes=minutes, prompts=prompts), seeds)
 
 
 def answers(sora: Sora, clips: list[Clip]) -> dict[str, list[int]]:
@@ -66,14 +66,17 @@ def answers(sora: Sora, clips: list[Clip]) -> dict[str, list[int]]:
     return right
 
 
-def table(found: dict[str, Any], seeds: list[int]) -> str:
+def table(runs: list[dict[str, Any]], seeds: list[int]) -> str:
     """Percent right of each arm, its seeds, and its gain over what people wrote with an interval of
     95% (bootstrap over prompts, and over seeds)."""
     lines = ["| captions | prompts | right | each seed | gain |", "|---" * 5 + "|"]
     base = next(iter(ARMS))
     for kind in ("rich", "short", "upsampled"):
         scores = {
-            arm: np.array([found[f"{arm}, seed {seed}"][kind] for seed in seeds]) for arm in ARMS
+            arm: np.array(
+                [run[kind] for run in runs if run["captions"] == arm and run["seed"] in seeds]
+            )
+            for arm in ARMS
         }
         for arm, right in scores.items():
             each = ", ".join(f"{100 * share:.1f}" for share in right.mean(1))

@@ -5,11 +5,10 @@ Time is counted in seconds of the processor on one thread, and 2 of them make on
 machine with two cores. So two runs can share such a machine, and other programs do no harm.
 """
 
-import csv
 import json
-import statistics
+import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,11 @@ from tqdm import tqdm
 
 from minisora import dit, world
 from minisora.data import VALIDATION_SEED, LatentData
-from minisora.metrics import oracle_scores
 from minisora.pipeline import Sora
 from minisora.training import DiTTraining
+from minisora.weights import fingerprint, shipped
 
 ROOT = Path(__file__).parents[2]
-COLUMNS = ["change", "seed", "minutes", "steps", "motion", "shape", "clean", "all"]
 
 
 @dataclass
@@ -53,15 +51,19 @@ class Recipe:
 
 def cached_latents(clips: int = 24_000, pairs: float = 0.0) -> LatentData:
     """Latents of the shipped VAE, a share `pairs` of two objects, kept in runs/experiments."""
-    data = LatentData(str(ROOT / "data" / "weights"), clips, shorter=0.15, pairs=pairs)
-    path = ROOT / "runs" / "experiments" / f"latents-{clips}-{pairs:g}.pt"
+    data = LatentData(str(shipped()), clips, shorter=0.15, pairs=pairs)
+    name = f"latents-{clips}-{pairs:g}-{fingerprint(shipped(), 'vae')}.pt"
+    path = ROOT / "runs" / "experiments" / name
     kept = ("latents", "captions", "image_captions")
     if path.exists():
         data.__dict__.update(torch.load(path))
     else:
         data.setup("fit")
+        data.vae.to("cpu")
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({name: getattr(data, name) for name in kept}, path)
+        partial = path.with_suffix(f".{os.getpid()}.partial")
+        torch.save({name: getattr(data, name) for name in kept}, partial)
+        os.replace(partial, path)
     return data
 
 
@@ -102,11 +104,11 @@ def train(recipe: Recipe, data: LatentData, seed: int, minutes: float) -> tuple[
     bar.close()
     with torch.no_grad():
         torch._foreach_copy_(live, averages)
-    makes = dict(zip(("num_frames", "height", "width"), data.shape, strict=True))
     vae = data.vae
     if not torch.equal(scale, torch.ones_like(scale)):
         vae = Rescaled(vae, scale)  # type: ignore[assignment]
-    return Sora(vae, module.text, module.dit, makes, module.defaults | recipe.sampling), step
+    defaults = module.defaults | recipe.sampling
+    return Sora(vae, module.text, module.dit, data.makes, defaults), step
 
 
 class Rescaled:
@@ -133,75 +135,14 @@ def fresh_clips(sora: Sora, count: int, scene: Any = world) -> list[world.Clip]:
     return [scene.clip(VALIDATION_SEED + 7, i, *size, "held_out") for i in range(count)]
 
 
-def score(sora: Sora, recipe: Recipe, prompts: int) -> dict[str, float]:
-    """The oracle's scores of held-out pairs, in percent."""
-    clips = fresh_clips(sora, prompts)
-    frames = sampled(sora, [recipe.caption(clip.caption) for clip in clips])
-    scores = oracle_scores(frames, [clip.truth for clip in clips])
-    return {name: round(100 * value["right"], 1) for name, value in scores.items()}
+def found(path: Path, **wanted: Any) -> list[dict[str, Any]]:
+    """The results in `path`, a line of JSON each, that agree with what is `wanted`."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    rows = [json.loads(line) for line in lines]
+    return [row for row in rows if all(row.get(name) == value for name, value in wanted.items())]
 
 
-def compare(
-    changes: dict[str, Callable[[Recipe], None]],
-    wanted: Iterable[str],
-    seeds: Iterable[int],
-    minutes: float,
-    prompts: int,
-    path: Path,
-) -> None:
-    """Runs what the results in `path` do not hold yet, and adds it there."""
-    data = cached_latents()
-    for seed in seeds:
-        for name in wanted:
-            if any(row["change"] == name and row["seed"] == str(seed) for row in rows(path)):
-                continue
-            recipe = Recipe.from_config()
-            changes[name](recipe)
-            sora, steps = train(recipe, data, seed, minutes)
-            scores = score(sora, recipe, prompts)
-            new = not path.exists()
-            with open(path, "a", newline="") as file:
-                writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
-                if new:
-                    writer.writeheader()
-                writer.writerow(
-                    {"change": name, "seed": seed, "minutes": minutes, "steps": steps, **scores}
-                )
-
-
-def results(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.exists() else {}
-
-
-def keep(path: Path, key: str, result: dict[str, Any]) -> None:
-    """Adds a run's result to a JSON file that other runs may have written to meanwhile."""
-    lines = [
-        f"{json.dumps(name)}: {json.dumps(entry)}"
-        for name, entry in {**results(path), key: result}.items()
-    ]
-    path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        return []
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def table(path: Path, names: Iterable[str]) -> str:
-    """The results as Markdown: the mean over seeds, and every seed's share of clips all right."""
-    lines = [
-        "| change | steps | motion | shape | clean | all right | each seed |",
-        "|---" * 7 + "|",
-    ]
-    for name in names:
-        found = [row for row in rows(path) if row["change"] == name]
-        if found:
-            means = [
-                statistics.mean(float(row[column]) for row in found) for column in COLUMNS[3:]
-            ]
-            each = ", ".join(row["all"] for row in found)
-            cells = [f"{means[0]:.0f}", *(f"{mean:.0f}%" for mean in means[1:])]
-            lines.append(f"| {name} | {' | '.join(cells)} | {each} |")
-    return "\n".join(lines)
+def keep(path: Path, **row: Any) -> None:
+    """Adds a run's result to a file that other runs may be adding to as well."""
+    with open(path, "a") as file:
+        file.write(json.dumps(row) + "\n")

@@ -136,7 +136,7 @@ def caption(truth: dict[str, Any]) -> str:
 
 
 def short_caption(truth: dict[str, Any], rng: np.random.Generator) -> str:
-    """As people write: "red circle above blue square", "a circle and a square"."""
+    """As people write: "red circle above blue square", "a red circle and a blue square"."""
     forms = ("{0[color]} {0[shape]} {relation} {1[color]} {1[shape]}", "a {0[shape]} {relation} a {1[shape]}",
              "a {0[color]} {0[shape]} and a {1[color]} {1[shape]}")  # fmt: skip
     form = forms[rng.integers(len(forms))]
