@@ -178,15 +178,26 @@ class Captioner(nn.Module):
         apart[ids[:, :-1], ids[:, 1:]] = False
         return apart.to(self.time.device)
 
+    def color_words(self) -> Tensor:
+        """Which words name the color of an object or of the background: (words,)."""
+        named = torch.zeros(self.head.out_features, dtype=torch.bool)
+        for word in (*shapes.COLORS, *shapes.BACKGROUNDS):
+            named[self.tokenizer.token_to_id(word)] = True
+        return named.to(self.time.device)
+
     def losses(
-        self, pixels: Tensor, captions: list[str], strangers: Tensor | None = None
+        self,
+        pixels: Tensor,
+        captions: list[str],
+        strangers: Tensor | None = None,
+        silent: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Captioning and contrastive loss of clips, pixels (B, K, 3, size, size), and their
         captions (CoCa, equations 1 to 3). Clips of the same caption are no negatives.
 
         With `strangers`, as the method of that name finds them, the chance of a shape is taken among
         those that came in its color. Else "green is never a star" is learned long before stars are,
-        and a green star can never be captioned.
+        and a green star can never be captioned. `silent` words (words,) are given but not asked for.
         """
         tokens, ids = self.see(pixels), self.tokenize(captions)
         words = self.read(ids)
@@ -201,7 +212,7 @@ class Captioner(nn.Module):
         )
         pairs = torch.arange(len(ids), device=ids.device)
         contrast = (F.cross_entropy(similarity, pairs) + F.cross_entropy(similarity.mT, pairs)) / 2
-        return next_word_loss(logits, ids), contrast
+        return next_word_loss(logits, ids, silent), contrast
 
     @torch.inference_mode()
     def forward(

@@ -35,12 +35,14 @@ def word_tokenizer(words: list[str]) -> Tokenizer:
     return tokenizer
 
 
-def next_word_loss(logits: Tensor, ids: Tensor) -> Tensor:
+def next_word_loss(logits: Tensor, ids: Tensor, silent: Tensor | None = None) -> Tensor:
     """Cross-entropy of the next words: logits (B, L, words) after each but the last of `ids` (B, L +
     1), which are START, the words, END and more of it. The first END counts, what fills up does
-    not."""
+    not, nor do words that are `silent` (words,)."""
     target = ids[:, 1:]
     counted = (target != END) | (ids[:, :-1] != END)
+    if silent is not None:
+        counted &= ~silent[target]
     return F.cross_entropy(logits[counted], target[counted])
 
 

@@ -12,13 +12,14 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from minisora import video, weights, world
 from minisora.captioner import Captioner
-from minisora.data import ClipData, generator
+from minisora.data import CaptionData, ClipData, generator
 from minisora.dit import DiT
 from minisora.errors import InputError
 from minisora.flow import Target, draw_times, flow_loss, noised
@@ -266,6 +267,9 @@ class DiTTraining(Training):
 class CaptionerTraining(Training):
     """The captioner on clips and their captions: words, and clips told apart by their texts.
 
+    Half of each batch is seen in false colors and asked for all words but those of colors, so that
+    shapes and motions are learned whatever their color.
+
     `contrast`: the weight of the contrastive loss beside captioning, 1/2 in CoCa.
     """
 
@@ -291,15 +295,28 @@ class CaptionerTraining(Training):
     def optimized(self) -> tuple[torch.nn.Module, list[torch.nn.Module]]:
         return self.captioner, self.captioner.blocks
 
+    def check(self, data: CaptionData) -> None:
+        if data.batch_size < 4:
+            raise InputError(
+                f"the captioner tells the clips of a batch apart: data.batch_size is {data.batch_size}, "
+                "set it to 4 or more"
+            )
+
     def on_fit_start(self) -> None:
         data = self.trainer.datamodule
         self.strangers = self.captioner.strangers([*data.captions, *data.short_captions])
 
     def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
-        pixels = self.captioner.sample_frames(batch["clips"])
-        saying, contrast = self.captioner.losses(pixels, batch["captions"], self.strangers)
-        self.log_dict({"words": saying, "contrast": contrast}, prog_bar=True)
-        return saying + self.contrast * contrast
+        draws, captions = self.draws(batch["step"]), batch["captions"]
+        pixels = nudged(self.captioner.sample_frames(batch["clips"]), draws)
+        half = (len(pixels) + 1) // 2
+        true, recolored = pixels[:half], in_false_colors(pixels[half:], draws)
+        saying, contrast = self.captioner.losses(true, captions[:half], self.strangers)
+        blind = self.captioner.losses(
+            recolored, captions[half:], self.strangers, self.captioner.color_words()
+        )[0]
+        self.log_dict({"words": saying, "blind": blind, "contrast": contrast}, prog_bar=True)
+        return (saying + blind) / 2 + self.contrast * contrast
 
     def validation_step(self, batch: dict[str, Any], _: int) -> None:
         """The share of captions that say everything right, of true clips ("val") and of the same
@@ -322,6 +339,30 @@ class CaptionerTraining(Training):
 
     def export(self, folder: Path) -> None:
         weights.save(folder, {}, captioner=self.captioner)
+
+
+def nudged(pixels: Tensor, draws: torch.Generator, most: int = 3) -> Tensor:
+    """Moves each clip of (B, K, C, H, W) as a whole by up to `most` pixels along x and y; edges are
+    repeated. Its caption stays true, and no clip is ever seen twice."""
+    height, width = pixels.shape[-2:]
+    wider = F.pad(pixels, (most, most, most, most, 0, 0), mode="replicate")
+    corners = torch.randint(2 * most + 1, (len(pixels), 2), generator=draws).tolist()
+    return torch.stack(
+        [
+            clip[..., y : y + height, x : x + width]
+            for clip, (y, x) in zip(wider, corners, strict=True)
+        ]
+    )
+
+
+def in_false_colors(pixels: Tensor, draws: torch.Generator) -> Tensor:
+    """Each clip of (B, K, 3, H, W) with its red, green and blue in another order, and some of them
+    turned into their negative."""
+    count = len(pixels)
+    order = torch.rand(count, 3, generator=draws).argsort(dim=1)
+    sign = 2.0 * torch.randint(2, (count, 3), generator=draws) - 1
+    channels = pixels[torch.arange(count)[:, None], :, order]  # (B, 3, K, H, W)
+    return (channels * sign.to(pixels)[..., None, None, None]).transpose(1, 2)
 
 
 class UpsamplerTraining(Training):

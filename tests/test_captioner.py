@@ -5,6 +5,8 @@ from conftest import shake
 
 from minisora import InputError
 from minisora.captioner import END, START, Captioner
+from minisora.text import next_word_loss
+from minisora.training import in_false_colors, nudged
 from minisora.world import HELD_OUT, WORDS, clip, pairs
 from minisora.world.shapes import SHAPES
 
@@ -97,3 +99,33 @@ def test_bad_input(captioner: Captioner) -> None:
         captioner(torch.zeros(1, 17, 32, 32, 3))
     with pytest.raises(InputError, match=r"got torch.uint8 \(17, 32, 32, 3\)"):
         captioner(clips(1)[0])
+
+
+def test_lessons_are_moved_about_as_a_whole() -> None:
+    clips = torch.zeros(64, 2, 3, 32, 32)
+    clips[:, :, :, 10:14, 20:24] = 1
+    moved = nudged(clips, torch.Generator().manual_seed(0))
+    assert torch.equal(moved[:, 0], moved[:, 1])  # every frame alike
+    assert torch.equal(moved.flatten(1).sum(1), clips.flatten(1).sum(1))
+    corners = {tuple(torch.nonzero(clip[0, 0])[0].tolist()) for clip in moved}
+    assert {y for y, _ in corners} == set(range(7, 14)) and {x for _, x in corners} == set(
+        range(17, 24)
+    )
+
+
+def test_false_colors_keep_all_but_the_colors(captioner: Captioner) -> None:
+    pixels = captioner.sample_frames(clips(16))
+    false = in_false_colors(pixels, torch.Generator().manual_seed(0))
+    assert torch.equal(false.abs().sort(dim=2).values, pixels.abs().sort(dim=2).values)
+    assert 0 < (false == pixels).flatten(1).all(1).sum() < 8  # few are left as they were
+    ids = captioner.tokenize(["a red star standing still on a navy background"])
+    logits = torch.randn(1, captioner.length, captioner.head.out_features)
+    silent = captioner.color_words()
+    other = logits.clone()
+    other[:, silent[ids[0, 1:]]] += torch.randn_like(
+        other[0, 0]
+    )  # where "red" and "navy" come next
+    assert next_word_loss(other, ids, silent) == next_word_loss(logits, ids, silent)
+    assert next_word_loss(other, ids) != next_word_loss(logits, ids)
+    other[:, 2] += torch.randn_like(other[0, 0])  # where "star" does
+    assert next_word_loss(other, ids, silent) != next_word_loss(logits, ids, silent)
