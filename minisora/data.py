@@ -90,6 +90,8 @@ class ClipData(L.LightningDataModule):
             raise InputError(
                 f"data.num_frames must be 1 + 4k, got {num_frames}: the nearest is {near}"
             )
+        if seed < 0:
+            raise InputError(f"data.seed must be 0 or more, got {seed}")
         self.clips, self.batch_size, self.seed = clips, batch_size, seed
         self.validation_clips, self.pairs = validation_clips, pairs
         self.shape = (num_frames, height, width)
