@@ -63,7 +63,7 @@ def test_shorter_clips_are_the_first_latents_and_one_is_an_image(tmp_path) -> No
     assert data.batch(lengths[3])["latents"].shape[2] == 3
 
 
-def test_bad_length() -> None:
+def test_bad_input() -> None:
     with pytest.raises(InputError, match=r"1 \+ 4k, got 16: the nearest is 17"):
         ClipData(num_frames=16)
     with pytest.raises(InputError, match="seed must be 0 or more, got -1"):
