@@ -60,6 +60,11 @@ def test_results_are_kept_and_not_run_again(data: LatentData, tmp_path: Path, mo
     assert (
         table[2] == "| none | 7 | 100% | 100% | 100% | 100% | 100.0, 100.0 |" and len(table) == 4
     )
+    kept = short_runs.found(recipe.RESULTS, change="none")
+    assert [row["seed"] for row in kept] == [0, 1]
+    short_runs.keep(tmp_path / "late.jsonl", seed=1)  # two runs at a time end in any order
+    short_runs.keep(tmp_path / "late.jsonl", seed=0)
+    assert short_runs.found(tmp_path / "late.jsonl") == [{"seed": 0}, {"seed": 1}]
     table = recipe.run([0], 2.0, 8, ["none"]).splitlines()  # of another length: not the same run
     assert len(runs) == 5 and table[2].endswith("| 100.0 |") and len(table) == 3
 

@@ -136,9 +136,9 @@ def fresh_clips(sora: Sora, count: int, scene: Any = world) -> list[world.Clip]:
 
 
 def found(path: Path, **wanted: Any) -> list[dict[str, Any]]:
-    """The results in `path`, a line of JSON each, that agree with what is `wanted`."""
+    """The results in `path`, a line of JSON each, that agree with what is `wanted`, by seed."""
     lines = path.read_text().splitlines() if path.exists() else []
-    rows = [json.loads(line) for line in lines]
+    rows = sorted(map(json.loads, lines), key=lambda row: row["seed"])
     return [row for row in rows if all(row.get(name) == value for name, value in wanted.items())]
 
 
