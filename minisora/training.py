@@ -343,7 +343,7 @@ class CaptionerTraining(Training):
 
 def nudged(pixels: Tensor, draws: torch.Generator, most: int = 3) -> Tensor:
     """Moves each clip of (B, K, C, H, W) as a whole by up to `most` pixels along x and y; edges are
-    repeated. Its caption stays true, and no clip is ever seen twice."""
+    repeated. Its caption stays true, and each clip has 49 forms instead of one."""
     height, width = pixels.shape[-2:]
     wider = F.pad(pixels, (most, most, most, most, 0, 0), mode="replicate")
     corners = torch.randint(2 * most + 1, (len(pixels), 2), generator=draws).tolist()
