@@ -15,14 +15,22 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
     """The nearest semi-orthogonal matrices, roughly: (K, rows, columns) -> the same, singular
-    values near 1."""
+    values near 1.
+
+    A step is X <- (a + b G + c G^2) X with G = X X^T. All its factors commute, so they are gathered
+    from G alone, which is square and small, and X is multiplied once.
+    """
     a, b, c = NEWTON_SCHULZ
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    gram = x @ x.mT
+    one = torch.eye(gram.shape[-1], dtype=x.dtype, device=x.device)
+    whole = one.expand_as(gram)
     for _ in range(steps):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        factor = a * one + b * gram + c * gram @ gram
+        whole, gram = factor @ whole, factor @ gram @ factor
+    x = whole @ x
     return x.mT if tall else x
 
 

@@ -111,19 +111,30 @@ class TextEncoder(nn.Module):
 
 class PretrainedEncoder(nn.Module):
     """An encoder that was trained on far more text, frozen: "minilm" (from the `minilm` extra), or a
-    folder with a BERT or T5 as `transformers` saves them.
+    folder with a BERT or T5 as `transformers` saves them. On it stand a Linear and `depth` blocks
+    that are trained with the transformer, as ours has on its words.
 
-    Every prompt is read once and its token states are kept, normalized, in bfloat16. Nothing of it
-    is trained or saved with the model.
+    Every prompt is read once and its token states are kept, normalized, in bfloat16. What is frozen
+    is not saved with the model.
     """
 
-    blocks: tuple[nn.Module, ...] = ()
-
-    def __init__(self, source: str = "minilm", length: int = 24) -> None:
+    def __init__(
+        self,
+        source: str = "minilm",
+        width: int = 128,
+        depth: int = 1,
+        heads: int = 4,
+        length: int = 24,
+    ) -> None:
         super().__init__()
-        self.config = {"source": source, "length": length}
-        self.length = length
-        self.anchor = nn.Buffer(torch.zeros(()), persistent=False)  # says on which device
+        self.config = {
+            "source": source,
+            "width": width,
+            "depth": depth,
+            "heads": heads,
+            "length": length,
+        }
+        self.width, self.length = width, length
         try:
             import transformers
         except ImportError:
@@ -143,8 +154,10 @@ class PretrainedEncoder(nn.Module):
         except (OSError, ValueError) as error:
             raise InputError(f"no text encoder in {path}: {str(error).splitlines()[0]}") from None
         self.reader = [model.eval().requires_grad_(False)]  # in a list: no part of the weights
-        self.width = int(model.config.hidden_size)
         self.states: dict[str, Tensor] = {}
+        self.embed = nn.Linear(int(model.config.hidden_size), width)
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
 
     def unknown(self, prompt: str) -> list[str]:
         """None: what it cannot read whole, it reads in pieces."""
@@ -153,29 +166,35 @@ class PretrainedEncoder(nn.Module):
     def has_words(self, prompt: str) -> bool:
         return any(letter.isalnum() for letter in prompt)
 
-    @torch.no_grad()
     def forward(self, prompts: list[str]) -> Tensor:
-        empty = torch.zeros(self.length, self.width, dtype=torch.bfloat16)  # no text
+        x = self.embed(self.read(prompts))  # (B, L, width)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+    @torch.no_grad()
+    def read(self, prompts: list[str]) -> Tensor:
+        """What the frozen encoder makes of them: (B, L, its width), zero where there is no
+        token."""
+        device = self.embed.weight.device
+        empty = torch.zeros(self.length, self.embed.in_features, dtype=torch.bfloat16)  # no text
         self.states |= {prompt: empty for prompt in prompts if not self.has_words(prompt)}
         if new := sorted({prompt for prompt in prompts if prompt not in self.states}):
-            reader = self.reader[0].to(self.anchor.device)
+            reader = self.reader[0].to(device)
             # always of one length: else a state would depend on what else is read with it
             read = self.tokenizer(
                 new, padding="max_length", max_length=self.length, return_tensors="pt"
-            ).to(self.anchor.device)
+            ).to(device)
             if read.input_ids.shape[1] > self.length:
                 raise InputError(
                     f"a prompt has {read.input_ids.shape[1]} tokens, "
                     f"the model reads at most {self.length}: shorten it"
                 )
-            states = reader(**read).last_hidden_state  # (prompts, tokens, width)
+            states = reader(**read).last_hidden_state  # (prompts, tokens, its width)
             states = F.layer_norm(states.float(), states.shape[-1:])
             states = states * read.attention_mask[..., None]
-            states = F.pad(states, (0, 0, 0, self.length - states.shape[1]))
             self.states |= dict(zip(new, states.bfloat16().cpu(), strict=True))
-        return (
-            torch.stack([self.states[prompt] for prompt in prompts]).to(self.anchor.device).float()
-        )
+        return torch.stack([self.states[prompt] for prompt in prompts]).to(device).float()
 
 
 def minilm_folder() -> str:

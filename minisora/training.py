@@ -142,7 +142,8 @@ class DiTTraining(Training):
 
     `t_mean`, `t_deviation`: the logit-normal noise levels; with `t_mean_end` their mean moves there
     from `t_mean` in a straight line, from layout to detail; `encoder`: "minilm" or the folder of
-    a frozen text encoder, instead of one that is trained along; `text_drop`: share of clips trained
+    a frozen text encoder, under the part that is trained along; `start`: weights to start from, all but
+    a text encoder of another kind; `text_drop`: share of clips trained
     without their caption; `guidance`, `steps`, `shift`: how validation samples, and the exported
     model's defaults.
     """
@@ -174,7 +175,7 @@ class DiTTraining(Training):
         super().__init__(lr, adam_lr, warmup, seed)
         torch.manual_seed(seed)
         self.text: Encoder = (
-            PretrainedEncoder(encoder, text_length)
+            PretrainedEncoder(encoder, text_width, text_depth, length=text_length)
             if encoder
             else TextEncoder(sorted(world.WORDS), text_width, text_depth, length=text_length)
         )
@@ -191,8 +192,11 @@ class DiTTraining(Training):
         }
 
     def start_from(self, sora: Sora) -> None:
-        """Takes over the weights it has a place for. Raises InputError if they do not fill it."""
+        """Takes over the weights it has a place for; a text encoder of another kind stays as it is.
+        Raises InputError if they do not fill it."""
         for mine, theirs in ((self.text, sora.text), (self.dit, sora.dit)):
+            if type(mine) is not type(theirs):
+                continue
             given, places = theirs.state_dict(), mine.state_dict()
             for name, place in places.items():
                 if name not in given or given[name].shape != place.shape:

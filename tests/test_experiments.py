@@ -12,6 +12,7 @@ from minisora.data import LatentData
 from minisora.experiments import binding, paraphrases, recaption, recipe, short_runs
 from minisora.experiments.short_runs import Recipe
 from minisora.vae import VAE
+from minisora.world import shapes
 
 MODEL = {"size": "tiny", "channels": 4, "patch": (1, 1, 1), "text_width": 32, "warmup": 2}
 
@@ -122,26 +123,48 @@ def test_paraphrases_are_judged_attribute_by_attribute(monkeypatch) -> None:
     monkeypatch.setattr(
         paraphrases,
         "sampled",
-        lambda _, prompts: np.stack([(frames | shifted)[p] for p in prompts]),
+        lambda _, prompts, seed: np.stack([(frames | shifted)[p] for p in prompts]),
     )
     scores = paraphrases.answers(None)  # type: ignore[arg-type]
     assert set(scores["captions"].values()) == {1.0}
     alike = [clips[i].truth["color"] == clips[i - 1].truth["color"] for i in range(8)]
     assert scores["paraphrases"]["color"] == np.mean(alike) < 1
-    runs = [{"encoder": name, "seed": 0, **scores} for name in paraphrases.ENCODERS]
+    runs = [{"reader": name, "seed": 0, **scores} for name in paraphrases.READERS]
     rows = paraphrases.table(runs, [0]).splitlines()
-    assert rows[2].startswith("| own words | captions |" + " 100% |" * 5 + " 100.0%")
-    assert "| 0.0% (" in rows[3] and len(rows) == 6
+    assert rows[2].startswith("| own words, as shipped | captions |" + " 100% |" * 5 + " 100.0%")
+    assert "| 0.0% (" in rows[3] and len(rows) == 8
 
 
 def test_paraphrases_mean_captions_and_say_them_in_other_words() -> None:
     said = paraphrases.phrases()
     assert len(said) >= 40
     for paraphrase, caption in said:
-        meant = world.shapes.parse(caption)
+        meant = shapes.parse(caption)
         assert world.caption(meant) == caption, caption
-        named = {name for name, word in world.shapes.parse(paraphrase).items() if word}
+        named = {name for name, word in shapes.parse(paraphrase).items() if word}
         assert named != {name for name, word in meant.items() if word}, paraphrase
+
+
+def test_other_words_mean_the_same_and_keep_away_from_the_paraphrases() -> None:
+    words, rng = paraphrases.wordings(), np.random.default_rng(0)
+    values = {*shapes.COLORS, *shapes.SHAPES, *shapes.SIZES, *shapes.BACKGROUNDS, *shapes.MOTIONS}
+    assert set(words) == values
+    for i in range(50):
+        caption = world.clip(0, i, num_frames=1 + 16 * (i % 2)).caption
+        said = paraphrases.worded(caption, words, rng)
+        for value in filter(None, shapes.parse(caption).values()):
+            assert any(other in said for other in words[value]), (caption, said)
+    taught = {word for others in words.values() for word in " ".join(others).split()}
+    asked = {word for said, _ in paraphrases.phrases() for word in said.replace(",", "").split()}
+    assert (taught & asked) - world.WORDS <= {"the", "to", "becoming"}
+
+
+def test_a_share_of_captions_is_said_in_other_words() -> None:
+    changed = paraphrases.recipe(0.5, seed=0)
+    said = {
+        changed.caption("a small red circle moving left on a black background") for _ in range(40)
+    }
+    assert "a small red circle moving left on a black background" in said and len(said) > 10
 
 
 def test_binding_trains_each_way_and_keeps_its_results(

@@ -122,9 +122,9 @@ class Rescaled:
         return self.vae.decode(latents / self.scale)
 
 
-def sampled(sora: Sora, prompts: list[str]) -> np.ndarray:
-    """Clips for the prompts, always from the same noise."""
-    draws = torch.Generator().manual_seed(0)
+def sampled(sora: Sora, prompts: list[str], seed: int = 0) -> np.ndarray:
+    """Clips for the prompts, from the noise of `seed`."""
+    draws = torch.Generator().manual_seed(seed)
     parts = [sora(prompts[i : i + 32], generator=draws) for i in range(0, len(prompts), 32)]
     return np.concatenate(parts)
 
