@@ -22,15 +22,15 @@ def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
     """
     a, b, c = NEWTON_SCHULZ
     tall = matrices.shape[1] > matrices.shape[2]
-    x = matrices.mT if tall else matrices
+    x = (matrices.mT if tall else matrices).float()  # sums of products of products: no bfloat16
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     gram = x @ x.mT
-    one = torch.eye(gram.shape[-1], dtype=x.dtype, device=x.device)
+    one = torch.eye(gram.shape[-1], device=x.device)
     whole = one.expand_as(gram)
     for _ in range(steps):
         factor = a * one + b * gram + c * gram @ gram
         whole, gram = factor @ whole, factor @ gram @ factor
-    x = whole @ x
+    x = (whole @ x).to(matrices.dtype)
     return x.mT if tall else x
 
 

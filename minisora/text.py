@@ -17,6 +17,7 @@ from minisora.attention import Block
 from minisora.errors import InputError
 
 PAD, UNKNOWN = "[PAD]", "[UNK]"
+MOST_KEPT = 20_000  # prompts; about 25 kB each
 END, START = 0, 1  # of a text that is written word by word; END also fills up
 
 
@@ -111,11 +112,11 @@ class TextEncoder(nn.Module):
 
 class PretrainedEncoder(nn.Module):
     """An encoder that was trained on far more text, frozen: "minilm" (from the `minilm` extra), or a
-    folder with a BERT or T5 as `transformers` saves them. On it stand a Linear and `depth` blocks
-    that are trained with the transformer, as ours has on its words.
+    folder with a BERT or T5 as `transformers` saves them. A Linear, `depth` blocks and a norm on top
+    are trained with the transformer.
 
-    Every prompt is read once and its token states are kept, normalized, in bfloat16. What is frozen
-    is not saved with the model.
+    Token states of prompts are kept, normalized, in bfloat16, up to `MOST_KEPT` of them. What is
+    frozen is not saved with the model.
     """
 
     def __init__(
@@ -177,6 +178,8 @@ class PretrainedEncoder(nn.Module):
         """What the frozen encoder makes of them: (B, L, its width), zero where there is no
         token."""
         device = self.embed.weight.device
+        if len(self.states) > MOST_KEPT:
+            self.states = {}
         empty = torch.zeros(self.length, self.embed.in_features, dtype=torch.bfloat16)  # no text
         self.states |= {prompt: empty for prompt in prompts if not self.has_words(prompt)}
         if new := sorted({prompt for prompt in prompts if prompt not in self.states}):
@@ -190,7 +193,8 @@ class PretrainedEncoder(nn.Module):
                     f"a prompt has {read.input_ids.shape[1]} tokens, "
                     f"the model reads at most {self.length}: shorten it"
                 )
-            states = reader(**read).last_hidden_state  # (prompts, tokens, its width)
+            with torch.autocast(device.type, enabled=False):  # kept states serve all precisions
+                states = reader(**read).last_hidden_state  # (prompts, tokens, its width)
             states = F.layer_norm(states.float(), states.shape[-1:])
             states = states * read.attention_mask[..., None]
             self.states |= dict(zip(new, states.bfloat16().cpu(), strict=True))

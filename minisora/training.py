@@ -142,10 +142,9 @@ class DiTTraining(Training):
 
     `t_mean`, `t_deviation`: the logit-normal noise levels; with `t_mean_end` their mean moves there
     from `t_mean` in a straight line, from layout to detail; `encoder`: "minilm" or the folder of
-    a frozen text encoder, under the part that is trained along; `start`: weights to start from, all but
-    a text encoder of another kind; `text_drop`: share of clips trained
-    without their caption; `guidance`, `steps`, `shift`: how validation samples, and the exported
-    model's defaults.
+    a frozen text encoder under the part that is trained along; `start`: weights to start from;
+    `text_drop`: share of clips trained without their caption; `guidance`, `steps`, `shift`: how
+    validation samples, and the exported model's defaults.
     """
 
     def __init__(
@@ -192,19 +191,23 @@ class DiTTraining(Training):
         }
 
     def start_from(self, sora: Sora) -> None:
-        """Takes over the weights it has a place for; a text encoder of another kind stays as it is.
-        Raises InputError if they do not fill it."""
-        for mine, theirs in ((self.text, sora.text), (self.dit, sora.dit)):
-            if type(mine) is not type(theirs):
-                continue
-            given, places = theirs.state_dict(), mine.state_dict()
+        """Takes over the weights it has a place for; what stands on a frozen encoder that `sora` does not
+        read with is learned anew. Raises InputError if they do not fill it."""
+        pairs: list[tuple[torch.nn.Module, torch.nn.Module]] = [(self.dit, sora.dit)]
+        mine, theirs = (part.config.get("source") for part in (self.text, sora.text))
+        if mine is None and theirs:
+            raise InputError(f"model.start reads with {theirs}: set model.encoder to it")
+        if mine == theirs:
+            pairs.append((self.text, sora.text))
+        for part, other in pairs:
+            given, places = other.state_dict(), part.state_dict()
             for name, place in places.items():
                 if name not in given or given[name].shape != place.shape:
                     raise InputError(
                         f"model.start holds a model of another form: {name} should be "
-                        f"{tuple(place.shape)}; its config is {theirs.config}"
+                        f"{tuple(place.shape)}; its config is {other.config}"
                     )
-            mine.load_state_dict({name: given[name] for name in places})
+            part.load_state_dict({name: given[name] for name in places})
 
     def optimized(self) -> tuple[torch.nn.Module, list[torch.nn.Module]]:
         return self, [*self.dit.blocks, *self.text.blocks]

@@ -1,5 +1,6 @@
 """The experiments' machinery, on a VAE and a transformer that know nothing."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -116,8 +117,8 @@ def test_answers_are_judged_by_what_the_prompt_names(monkeypatch) -> None:
 def test_paraphrases_are_judged_attribute_by_attribute(monkeypatch) -> None:
     clips = [world.clip(0, i) for i in range(8)]
     frames = {clip.caption: clip.frames for clip in clips}
-    shifted = {f"paraphrase {i}": clips[i - 1].frames for i in range(8)}
-    meant = [(f"paraphrase {i}", clip.caption) for i, clip in enumerate(clips)]
+    shifted = {f"a {clips[i].truth['shape']} {i}": clips[i - 1].frames for i in range(8)}
+    meant = list(zip(shifted, frames, strict=True))
     monkeypatch.setattr(paraphrases, "TIMES", 1)
     monkeypatch.setattr(paraphrases, "phrases", lambda: meant)
     monkeypatch.setattr(
@@ -126,13 +127,30 @@ def test_paraphrases_are_judged_attribute_by_attribute(monkeypatch) -> None:
         lambda _, prompts, seed: np.stack([(frames | shifted)[p] for p in prompts]),
     )
     scores = paraphrases.answers(None)  # type: ignore[arg-type]
-    assert set(scores["captions"].values()) == {1.0}
+    assert all(set(right) == {1} for right in scores["captions"].values())
     alike = [clips[i].truth["color"] == clips[i - 1].truth["color"] for i in range(8)]
-    assert scores["paraphrases"]["color"] == np.mean(alike) < 1
-    runs = [{"reader": name, "seed": 0, **scores} for name in paraphrases.READERS]
+    assert scores["paraphrases"]["color"] == alike and not all(alike)
+    assert paraphrases.shares([scores] * 2, "captions")["shape"].shape == (2, 8)
+    assert paraphrases.shares([scores], "paraphrases")["shape"].shape == (
+        1,
+        0,
+    )  # all keep the word
+    named = sum(clip.truth["size"] is not None for clip in clips)
+    assert paraphrases.shares([scores], "paraphrases")["size"].shape == (1, named) != (1, 8)
+
+
+def test_the_table_of_paraphrases() -> None:
+    count = len(paraphrases.phrases())
+    every = {name: [paraphrases.TIMES] * count for name in (*world.ATTRIBUTES, "clean", "all")}
+    scores = {"captions": every, "paraphrases": every | {"all": [0] * count}}
+    runs = [{"reader": name, "seed": 0, "steps": 7, **scores} for name in paraphrases.READERS]
     rows = paraphrases.table(runs, [0]).splitlines()
-    assert rows[2].startswith("| own words, as shipped | captions |" + " 100% |" * 5 + " 100.0%")
-    assert "| 0.0% (" in rows[3] and len(rows) == 8
+    assert rows[2] == (
+        "| own words, as shipped | 7 | captions |"
+        + " 100% |" * 5
+        + " 100.0% (100.0 to 100.0) | 100.0 |"
+    )
+    assert "| 0.0% (0.0 to 0.0) | 0.0 |" in rows[3] and len(rows) == 8
 
 
 def test_paraphrases_mean_captions_and_say_them_in_other_words() -> None:
@@ -154,9 +172,12 @@ def test_other_words_mean_the_same_and_keep_away_from_the_paraphrases() -> None:
         said = paraphrases.worded(caption, words, rng)
         for value in filter(None, shapes.parse(caption).values()):
             assert any(other in said for other in words[value]), (caption, said)
-    taught = {word for others in words.values() for word in " ".join(others).split()}
-    asked = {word for said, _ in paraphrases.phrases() for word in said.replace(",", "").split()}
-    assert (taught & asked) - world.WORDS <= {"the", "to", "becoming"}
+    texts = [*paraphrases.FORMS, *(other for others in words.values() for other in others)]
+    taught, asked = (
+        set(re.findall("[a-z]+", " ".join(said).lower()))
+        for said in (texts, [paraphrase for paraphrase, _ in paraphrases.phrases()])
+    )
+    assert (taught & asked) - world.WORDS <= {"the", "size"}  # "size" is a form's own name
 
 
 def test_a_share_of_captions_is_said_in_other_words() -> None:

@@ -5,6 +5,7 @@ from conftest import DEFAULTS, MAKES, shake
 from minisora import InputError, Sora
 from minisora.dit import DiT
 from minisora.text import PretrainedEncoder, TextEncoder
+from minisora.training import DiTTraining
 from minisora.vae import VAE
 from minisora.world import WORDS, clip
 
@@ -100,6 +101,21 @@ def test_a_frozen_encoder_in_place_of_ours(tiny_t5: str, tmp_path) -> None:
     assert (abs(made[0].astype(int) - made[1]) <= 8).all()
     other = sora("a blue star", generator=torch.Generator().manual_seed(0))
     assert (other != made[0]).any()
+
+
+def test_a_trained_transformer_gets_a_new_reader(tiny_t5: str, tmp_path) -> None:
+    """Its own weights stay; what stands on an encoder it knows is taken over, on another is new."""
+    form: dict = {"size": "tiny", "channels": 4, "patch": (1, 1, 1), "text_width": 16}
+    vae = VAE(channels=4, space=8, width=16, depth=1)
+    first = DiTTraining(**form, seed=1)
+    Sora(vae, first.text, shake(first.dit), MAKES, DEFAULTS).save(tmp_path / "own")
+    second = DiTTraining(**form, encoder=tiny_t5, start=str(tmp_path / "own"))
+    assert torch.allclose(second.dit.head.weight, first.dit.head.weight, atol=1e-2)
+    Sora(vae, shake(second.text), second.dit, MAKES, DEFAULTS).save(tmp_path / "t5")
+    third = DiTTraining(**form, encoder=tiny_t5, start=str(tmp_path / "t5"))
+    assert torch.allclose(third.text.embed.weight, second.text.embed.weight, atol=1e-2)
+    with pytest.raises(InputError, match=r"set model\.encoder to it"):
+        DiTTraining(**form, start=str(tmp_path / "t5"))
 
 
 def test_states_are_kept(tiny_t5: str) -> None:

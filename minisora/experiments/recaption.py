@@ -18,6 +18,7 @@ from minisora.experiments.short_runs import (
     cached_latents,
     found,
     fresh_clips,
+    interval,
     keep,
     sampled,
     train,
@@ -85,15 +86,3 @@ def table(runs: list[dict[str, Any]], seeds: list[int]) -> str:
             said = "" if arm == base else f"{gain:+.1f} ({low:+.1f} to {high:+.1f})"
             lines.append(f"| {arm} | {kind} | {100 * right.mean():.1f}% | {each} | {said} |")
     return "\n".join(lines)
-
-
-def interval(differences: np.ndarray, draws: int = 2000) -> tuple[float, float]:
-    """95% of the means, in percent, of (seeds, prompts) drawn again with repetition."""
-    rng = np.random.default_rng(0)
-    seeds, prompts = differences.shape
-    means = [
-        differences[rng.integers(seeds, size=seeds)][:, rng.integers(prompts, size=prompts)].mean()
-        for _ in range(draws)
-    ]
-    low, high = np.percentile(means, [2.5, 97.5])
-    return 100 * float(low), 100 * float(high)

@@ -146,3 +146,15 @@ def keep(path: Path, **row: Any) -> None:
     """Adds a run's result to a file that other runs may be adding to as well."""
     with open(path, "a") as file:
         file.write(json.dumps(row) + "\n")
+
+
+def interval(shares: np.ndarray, draws: int = 2000) -> tuple[float, float]:
+    """95% of the means, in percent, of (seeds, prompts) drawn again with repetition."""
+    rng = np.random.default_rng(0)
+    seeds, prompts = shares.shape
+    means = [
+        shares[rng.integers(seeds, size=seeds)][:, rng.integers(prompts, size=prompts)].mean()
+        for _ in range(draws)
+    ]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return 100 * float(low), 100 * float(high)
