@@ -1,5 +1,6 @@
 """The experiments' machinery, on a VAE and a transformer that know nothing."""
 
+import json
 import re
 from pathlib import Path
 
@@ -127,6 +128,7 @@ def test_paraphrases_are_judged_attribute_by_attribute(monkeypatch) -> None:
         lambda _, prompts, seed: np.stack([(frames | shifted)[p] for p in prompts]),
     )
     scores = paraphrases.answers(None)  # type: ignore[arg-type]
+    scores = json.loads(json.dumps(scores))
     assert all(set(right) == {1} for right in scores["captions"].values())
     alike = [clips[i].truth["color"] == clips[i - 1].truth["color"] for i in range(8)]
     assert scores["paraphrases"]["color"] == alike and not all(alike)

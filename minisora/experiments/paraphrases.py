@@ -107,7 +107,9 @@ def answers(sora: Sora, seed: int = 0) -> dict[str, dict[str, list[int]]]:
             clips = sampled(sora, [pair[i] for pair in said] * TIMES, seed)
         right = [agree(truth, describe(clip)) for truth, clip in zip(truths, clips, strict=True)]
         result[kind] = {
-            name: [sum(each[name] for each in right[k :: len(said)]) for k in range(len(said))]
+            name: [
+                int(sum(each[name] for each in right[k :: len(said)])) for k in range(len(said))
+            ]
             for name in right[0]
         }
     return result
