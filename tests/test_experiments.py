@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -50,26 +51,35 @@ def test_scaled_latents_are_scaled_back(data: LatentData) -> None:
 
 
 def test_results_are_kept_and_not_run_again(data: LatentData, tmp_path: Path, monkeypatch) -> None:
-    runs = []
+    runs, asked = [], []
     clip = world.clip(0, 0, split="held_out")
+    model = SimpleNamespace(defaults={"guidance_scale": 2.0})
     monkeypatch.setattr(recipe, "RESULTS", tmp_path / "results.jsonl")
+    monkeypatch.setattr(recipe, "SAMPLING", {"guidance 3": {"guidance_scale": 3.0}})
     monkeypatch.setattr(recipe, "cached_latents", lambda: data)
-    monkeypatch.setattr(recipe, "train", lambda *_: (runs.append(1), ("a model", 7))[1])
+    monkeypatch.setattr(recipe, "train", lambda *_: (runs.append(1), (model, 7))[1])
     monkeypatch.setattr(recipe, "fresh_clips", lambda *_: [clip])
-    monkeypatch.setattr(recipe, "sampled", lambda *_: clip.frames[None])
+
+    def sampled(sora: SimpleNamespace, _: list[str]) -> np.ndarray:
+        asked.append(sora.defaults["guidance_scale"])
+        model.defaults = {"guidance_scale": 2.0}  # as a model just trained
+        return clip.frames[None]
+
+    monkeypatch.setattr(recipe, "sampled", sampled)
     for seeds in ([0], [0, 1], [0, 1]):
         table = recipe.run(seeds, 5.0, 8, ["none", "batch 16"]).splitlines()
-    assert len(runs) == 4
+    assert len(runs) == 4 and asked == [2.0, 3.0, 2.0] * 2
     assert (
-        table[2] == "| none | 7 | 100% | 100% | 100% | 100% | 100.0, 100.0 |" and len(table) == 4
+        table[2] == "| none | 7 | 100% | 100% | 100% | 100% | 100.0, 100.0 |" and len(table) == 5
     )
+    assert table[4].startswith("| guidance 3 | 7 | 100% |")
     kept = short_runs.found(recipe.RESULTS, change="none")
     assert [row["seed"] for row in kept] == [0, 1]
     short_runs.keep(tmp_path / "late.jsonl", seed=1)  # two runs at a time end in any order
     short_runs.keep(tmp_path / "late.jsonl", seed=0)
     assert short_runs.found(tmp_path / "late.jsonl") == [{"seed": 0}, {"seed": 1}]
     table = recipe.run([0], 2.0, 8, ["none"]).splitlines()  # of another length: not the same run
-    assert len(runs) == 5 and table[2].endswith("| 100.0 |") and len(table) == 3
+    assert len(runs) == 5 and table[2].endswith("| 100.0 |") and len(table) == 4
 
 
 def test_kept_results_make_the_tables(tmp_path: Path) -> None:
