@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from minisora.errors import InputError
+
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """softmax(q k^T / sqrt(d)) v for q (B, heads, N, d), k and v (B, heads, M, d) -> (B, heads, N,
@@ -57,6 +59,10 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int, context_width: int = 0) -> None:
         super().__init__()
+        if width % heads:
+            raise InputError(
+                f"a width of {width} cannot be shared by {heads} heads: set a multiple"
+            )
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.context_kv = (

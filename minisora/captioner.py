@@ -18,8 +18,15 @@ from torch import Tensor, nn
 from minisora import weights
 from minisora.attention import Block
 from minisora.device import best_device
-from minisora.errors import InputError
-from minisora.text import END, START, next_word_loss, word_tokenizer
+from minisora.errors import InputError, check_counts
+from minisora.text import (
+    END,
+    START,
+    next_word_loss,
+    unknown_words,
+    warn_of_unknown,
+    word_tokenizer,
+)
 from minisora.world import shapes
 
 
@@ -55,6 +62,9 @@ class Captioner(nn.Module):
         timed: bool = True,
     ) -> None:
         super().__init__()
+        check_counts(1, frames=frames, patch=patch)
+        if size % patch:
+            raise InputError(f"frames of {size} x {size} are not cut evenly by patches of {patch}")
         self.config = {
             "words": list(words),
             "width": width,
@@ -106,7 +116,9 @@ class Captioner(nn.Module):
     def sample_frames(self, clips: np.ndarray | Tensor) -> Tensor:
         """uint8 clips (B, T, H, W, 3) -> pixels (B, K, 3, size, size) in [-1, 1] of K <= `frames`
         frames, spread over the clip."""
-        clips = torch.as_tensor(clips)
+        clips = torch.as_tensor(
+            np.ascontiguousarray(clips) if isinstance(clips, np.ndarray) else clips
+        )
         if (
             clips.ndim != 5
             or clips.shape[-1] != 3
@@ -150,10 +162,15 @@ class Captioner(nn.Module):
             words = block(words, seen, causal=True)
         return self.head(self.head_norm(words))
 
+    def unknown(self, text: str) -> list[str]:
+        """The words of the text that were never seen in training, in order."""
+        return unknown_words(self.tokenizer, text)
+
     def tokenize(self, captions: list[str]) -> Tensor:
-        """START, the words, END and more of it: (B, length + 1)."""
+        """START, the words it knows, END and more of it: (B, length + 1)."""
         encoded = [
-            encoding.ids[: self.length - 1] for encoding in self.tokenizer.encode_batch(captions)
+            [i for i in encoding.ids if i > START][: self.length - 1]
+            for encoding in self.tokenizer.encode_batch(captions)
         ]
         rows = [[START, *ids] + [END] * (self.length - len(ids)) for ids in encoded]
         return torch.tensor(rows, device=self.time.device)
@@ -250,6 +267,8 @@ class Captioner(nn.Module):
 
     @torch.inference_mode()
     def text_features(self, texts: list[str]) -> Tensor:
-        """A unit vector for each text, (B, width)."""
+        """A unit vector for each text, (B, width). Words it has never seen are left out, and named
+        in a warning."""
+        warn_of_unknown(self, texts)
         ids = self.tokenize(texts)
         return self.embed_texts(self.read(ids), ids)

@@ -124,7 +124,9 @@ def parser() -> argparse.ArgumentParser:
         help="recipe: what the training rests on; recaption: do synthetic captions help? "
         "paraphrases: does a text encoder that has read more? binding: which color is whose?",
     )
-    again.add_argument("--only", nargs="+", default=[], metavar="ROW", help="rows of the table")
+    again.add_argument(
+        "--only", nargs="+", default=[], metavar="RUN", help="rows of the table that are runs"
+    )
     again.add_argument(
         "--seeds", nargs="+", type=seed, default=[0, 1, 2], help="a run for each (default: 0 1 2)"
     )
@@ -164,9 +166,13 @@ def sample(options: argparse.Namespace) -> None:
     out = minisora.video.check_output(options.out)
     import torch
 
+    from minisora.weights import read_config
+
     prompt, draws = options.prompt, torch.Generator().manual_seed(options.seed)
     if options.upsample:
-        prompt = minisora.Upsampler.from_pretrained(options.weights)([prompt], draws)[0]
+        folder = options.weights  # of a transformer alone: then the shipped upsampler serves
+        has = folder and "upsampler" in read_config(folder)
+        prompt = minisora.Upsampler.from_pretrained(folder if has else None)([prompt], draws)[0]
         print(f"prompt: {prompt}", flush=True)
     sora = minisora.Sora.from_pretrained(options.weights)
     clip = sora(
@@ -212,7 +218,7 @@ def fit(arguments: list[str]) -> None:
 
 
 def caption(options: argparse.Namespace) -> None:
-    if options.temperature < 0:
+    if not 0 <= options.temperature < math.inf:
         raise InputError(f"--temperature must be 0 or more, got {options.temperature}")
     import torch
 
@@ -239,6 +245,7 @@ def evaluate(options: argparse.Namespace) -> None:
     captioner = minisora.Captioner.from_pretrained()  # always the shipped one: a judge of its own
     upsampler = minisora.Upsampler.from_pretrained()
     result = evaluate.evaluate(sora, options.clips, options.seed, captioner, upsampler)
+    result["weights"] = evaluate.fingerprints(options.weights)
     write_whole(out, json.dumps(result, indent=1) + "\n")
     print(f"{evaluate.table(result)}\n\n{out}: {result['minutes']} minutes, seed {options.seed}")
 
@@ -246,11 +253,15 @@ def evaluate(options: argparse.Namespace) -> None:
 def reproduce(options: argparse.Namespace) -> None:
     from minisora.experiments import binding, paraphrases, recaption, recipe
 
+    if not (recipe.ROOT / "configs").is_dir():
+        raise InputError(
+            "the experiments need a checkout of the repository, with its configs/ and data/"
+        )
     rows = {"binding": list(binding.WAYS), "recipe": list(recipe.CHANGES)}.get(
         options.experiment, []
     )
     if unknown := set(options.only) - set(rows):
-        raise InputError(f"no row {', '.join(unknown)}: the rows are {', '.join(rows) or 'fixed'}")
+        raise InputError(f"no run {'; '.join(unknown)}: there are {'; '.join(rows) or 'no parts'}")
     if not 0 < options.minutes < math.inf:
         raise InputError(f"--minutes must be more than 0, got {options.minutes}")
     settings = options.seeds, options.minutes, options.prompts

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from minisora import weights, world
 from minisora.device import autocast, best_device
-from minisora.errors import InputError
+from minisora.errors import InputError, check_counts, check_shares
 from minisora.pipeline import to_pixels
 from minisora.upsampler import drawn_prompt
 from minisora.vae import GROUP, VAE
@@ -90,8 +90,9 @@ class ClipData(L.LightningDataModule):
             raise InputError(
                 f"data.num_frames must be 1 + 4k, got {num_frames}: the nearest is {near}"
             )
-        if seed < 0:
-            raise InputError(f"data.seed must be 0 or more, got {seed}")
+        check_counts(0, seed=seed)
+        check_counts(1, clips=clips, batch_size=batch_size, validation_clips=validation_clips)
+        check_shares(pairs=pairs)
         self.clips, self.batch_size, self.seed = clips, batch_size, seed
         self.validation_clips, self.pairs = validation_clips, pairs
         self.shape = (num_frames, height, width)
@@ -180,6 +181,7 @@ class CaptionData(ClipData):
         super().__init__(
             clips, batch_size, seed, num_frames, height, width, validation_clips, pairs
         )
+        check_shares(shorter=shorter)
         self.vae = weights.load(vae, "vae", VAE)
         self.shorter, self.short_steps = shorter, short_steps
 
@@ -214,6 +216,9 @@ class PromptData(L.LightningDataModule):
         validation_prompts: int = 256,
     ) -> None:
         super().__init__()
+        check_counts(0, seed=seed)
+        check_counts(1, batch_size=batch_size, validation_prompts=validation_prompts)
+        check_shares(pairs=pairs)
         self.batch_size, self.seed, self.pairs = batch_size, seed, pairs
         self.validation_prompts = validation_prompts
 
@@ -286,6 +291,7 @@ class LatentData(ClipData):
         super().__init__(
             clips, batch_size, seed, num_frames, height, width, validation_clips, pairs
         )
+        check_shares(shorter=shorter)
         self.vae = weights.load(vae, "vae", VAE)
         self.shorter, self.file, self.ordered_steps = shorter, captions, ordered_steps
         if captions:
@@ -293,7 +299,7 @@ class LatentData(ClipData):
 
     def setup(self, stage: str) -> None:
         latents, self.captions, self.image_captions = [], [], []
-        device = best_device()
+        device = self.trainer.strategy.root_device if self.trainer else best_device()
         self.vae.to(device)
         bar = tqdm(total=self.clips, desc="rendering and encoding", unit="clip")
         for start in range(0, self.clips, 64):

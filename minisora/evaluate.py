@@ -14,6 +14,7 @@ from minisora.metrics import frechet_distance, oracle_scores, psnr, wilson
 from minisora.pipeline import Sora, to_frames, to_pixels
 from minisora.upsampler import Upsampler
 from minisora.vae import VAE
+from minisora.weights import fingerprint, shipped
 from minisora.world import Clip
 
 PROMPT_SEED = 2_000_003  # evaluation's own world: its clips are never trained or validated on
@@ -83,6 +84,13 @@ def evaluate(
     result["pca"] = rebuilt(pca, truth)[1]
     result["minutes"] = round((time.monotonic() - started) / 60, 1)
     return result
+
+
+def fingerprints(folder: str | None = None) -> dict[str, str]:
+    """Which weights were evaluated: the parts of the model in `folder` (default: the shipped one),
+    the captioner and the upsampler that come with the package."""
+    model = {name: fingerprint(folder or shipped(), name) for name in ("vae", "text", "dit")}
+    return model | {name: fingerprint(shipped(), name) for name in ("captioner", "upsampler")}
 
 
 def sample(

@@ -1,6 +1,7 @@
 """`minisora fit`: LightningCLI over the training modules. Imported only when something is
 trained."""
 
+import argparse
 import logging
 import os
 import re
@@ -11,6 +12,7 @@ from typing import Any
 
 import yaml
 from lightning import Trainer
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from minisora.data import CaptionData, ClipData, LatentData, PromptData
@@ -33,6 +35,20 @@ STAGES = {
 }
 
 
+class KeepLog(Callback):
+    """A resumed run starts a new metrics.csv: the old one is kept beside it, and comes back if the
+    run cannot begin."""
+
+    def __init__(self, log: Path) -> None:
+        before = len(list(log.parent.glob("metrics-before-*.csv")))
+        self.path, self.kept = log, log.with_name(f"metrics-before-{before + 1}.csv")
+        log.rename(self.kept)
+
+    def on_exception(self, trainer: Trainer, *_: Any) -> None:
+        if not self.path.exists():
+            self.kept.rename(self.path)
+
+
 class FitCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("data.seed", "model.seed")
@@ -52,7 +68,7 @@ class FitCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Refuses what would fail later, and keeps what a new run would overwrite."""
-        config, trainer = self.config["fit"], self.trainer
+        trainer = self.trainer
         if trainer.max_steps < 1:
             raise InputError("say how long to train: set trainer.max_steps, batches are endless")
         self.model.check(self.datamodule)
@@ -62,9 +78,8 @@ class FitCLI(LightningCLI):
                 callback.config = {name: parts[name] for name in ("model", "data")}
                 callback.config["max_steps"] = trainer.max_steps
         log = Path(trainer.log_dir or ".") / "metrics.csv"
-        if config.ckpt_path and log.exists() and trainer.is_global_zero:
-            before = len(list(log.parent.glob("metrics-before-*.csv")))
-            log.rename(log.with_name(f"metrics-before-{before + 1}.csv"))  # a new one is started
+        if self.config["fit"].ckpt_path and log.exists() and trainer.is_global_zero:
+            trainer.callbacks.append(KeepLog(log))
 
 
 def fit(stage: str, arguments: list[str]) -> None:
@@ -96,9 +111,12 @@ def fit(stage: str, arguments: list[str]) -> None:
             args=["fit", *arguments],
             save_config_kwargs={"overwrite": True},
             seed_everything_default=False,
+            parser_kwargs={"exit_on_error": False, "fit": {"exit_on_error": False}},
         )
+    except argparse.ArgumentError as error:
+        raise InputError(str(error)) from None
     except RuntimeError as error:
-        misfit = re.search(r"Error\(s\) in loading state_dict.*?\n\s*(.*)", str(error))
+        misfit = re.search(r"Error\(s\) in loading state_dict.*?\n\s*(.{,200})", str(error))
         if not misfit:
             raise
         raise InputError(f"the checkpoint does not fit the config: {misfit[1]}") from None

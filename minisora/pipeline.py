@@ -12,7 +12,7 @@ from torch import Tensor
 from minisora import weights
 from minisora.device import autocast, best_device
 from minisora.dit import DiT
-from minisora.errors import InputError
+from minisora.errors import InputError, check_counts
 from minisora.patches import grid_of, positions, unpatchify
 from minisora.sampling import SAMPLERS, guided, noise_levels
 from minisora.text import Encoder, PretrainedEncoder, TextEncoder, warn_of_unknown
@@ -121,8 +121,9 @@ class Sora:
         )
         scale = self.defaults["guidance_scale"] if guidance_scale is None else guidance_scale
         self.check(prompts, num_frames, height, width)
-        if steps < 1:
-            raise InputError(f"num_inference_steps must be 1 or more, got {steps}")
+        check_counts(1, num_inference_steps=steps)
+        if not math.isfinite(scale):
+            raise InputError(f"guidance_scale must be a number, got {scale}")
         warn_of_unknown(self.text, [*prompts, negative_prompt], stacklevel=4)
         if self.makes.get("objects", 1) < 2 and any(map(pairs.parse, prompts)):
             warnings.warn(
@@ -131,8 +132,11 @@ class Sora:
         t = 1 + math.ceil((num_frames - 1) / GROUP)
         grid = grid_of((t, height // self.vae.space, width // self.vae.space), self.dit.patch)
         numbers = self.vae.channels * math.prod(self.dit.patch)
-        # drawn on the CPU, so that a seed makes the same clip on every device
-        noise = torch.randn(len(prompts), math.prod(grid), numbers, generator=generator)
+        # drawn on the CPU, so that a seed makes the same clip on every device, if not asked otherwise
+        where = generator.device if generator else "cpu"
+        noise = torch.randn(
+            len(prompts), math.prod(grid), numbers, generator=generator, device=where
+        )
         device = self.device
         with autocast(device):
             text, null = self.text(prompts), self.text([negative_prompt] * len(prompts))

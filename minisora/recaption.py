@@ -5,6 +5,7 @@ Source: Betker et al., "Improving Image Generation with Better Captions" (DALL-E
 95% synthetic captions best; the Sora report does the same for video.
 """
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -16,7 +17,7 @@ from tqdm import tqdm
 from minisora import video, world
 from minisora.captioner import Captioner
 from minisora.data import ClipData
-from minisora.errors import InputError
+from minisora.errors import InputError, check_counts, check_shares
 from minisora.files import check_writable
 from minisora.weights import fingerprint, shipped
 
@@ -74,12 +75,9 @@ def recaption(
         weights: folder of the captioner (default: the shipped one).
         batch: clips captioned at once.
     """
-    for name, value in {"pairs": pairs, "wrong": wrong, "typos": typos, "mix": mix}.items():
-        if not 0 <= value <= 1:
-            raise InputError(f"{name} is a share, from 0 to 1, got {value}")
-    for name, value, least in (("clips", clips, 1), ("batch", batch, 1), ("seed", seed, 0)):
-        if value < least:
-            raise InputError(f"{name} must be at least {least}, got {value}")
+    check_shares(pairs=pairs, wrong=wrong, typos=typos, mix=mix)
+    check_counts(1, clips=clips, batch=batch)
+    check_counts(0, seed=seed)
     head = {
         "folder": folder,
         "clips": clips,
@@ -92,9 +90,11 @@ def recaption(
     }
     own = OwnClips(Path(folder)) if folder else None
     source = ToyClips(seed, pairs, wrong, typos) if own is None else own
-    count = head["clips"] = clips if own is None else len(own)
-    done = lines_done(Path(out), head)
+    if own:
+        head |= {"clips": len(own), "list": own.fingerprint}
+    count = head["clips"]
     captioner = Captioner.from_pretrained(weights)
+    done = lines_done(Path(out), head)
     bar = tqdm(total=count, initial=done, desc="captioning", unit="clip")
     with open(out, "a") as file:
         for start in range(done, count, batch):
@@ -134,6 +134,15 @@ class OwnClips:
                 f'{folder} has no captions.jsonl, lines of {{"file": ..., "caption": ...}}'
             )
         self.folder, self.rows = folder, read_lines(path, ("file", "caption"))
+        self.fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+        missing = [row["file"] for row in self.rows if not (folder / row["file"]).is_file()]
+        if missing or not self.rows:
+            lacks = (
+                f"{len(missing)} of its clips are missing, first {missing[0]}"
+                if missing
+                else "no clips"
+            )
+            raise InputError(f"{path} cannot be captioned: {lacks}")
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -153,7 +162,11 @@ def caption_all(captioner: Captioner, clips: list[np.ndarray]) -> list[str]:
 def read_lines(path: Path, keys: tuple[str, ...]) -> list[dict[str, Any]]:
     """The lines of a .jsonl file. Raises InputError, naming the line, if one lacks a text."""
     rows = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {path} as text in UTF-8: {error}") from None
+    for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
             texts = [row[key] for key in keys]

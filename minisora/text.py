@@ -7,6 +7,7 @@ words it cannot read, and `has_words(prompt)`.
 import importlib.util
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -47,12 +48,19 @@ def next_word_loss(logits: Tensor, ids: Tensor, silent: Tensor | None = None) ->
     return F.cross_entropy(logits[counted], target[counted])
 
 
-def warn_of_unknown(encoder: "Encoder", prompts: list[str], stacklevel: int = 3) -> None:
-    """Names the words in a warning that the encoder reads as blanks."""
+def warn_of_unknown(encoder: Any, prompts: list[str], stacklevel: int = 3) -> None:
+    """Names the words in a warning that `encoder.unknown` finds."""
     unknown = dict.fromkeys(word for prompt in prompts for word in encoder.unknown(prompt))
     if unknown:
         message = "the model has never seen these words and reads them as blanks: "
         warnings.warn(message + ", ".join(unknown), stacklevel=stacklevel)
+
+
+def unknown_words(tokenizer: Tokenizer, text: str) -> list[str]:
+    """The words of the text that the tokenizer does not have, in order."""
+    encoding = tokenizer.encode(text)
+    pieces = zip(encoding.tokens, encoding.offsets, strict=True)
+    return [text[a:b] for token, (a, b) in pieces if token == UNKNOWN]
 
 
 class TextEncoder(nn.Module):
@@ -80,12 +88,7 @@ class TextEncoder(nn.Module):
 
     def unknown(self, prompt: str) -> list[str]:
         """The words of the prompt that were never seen in training, in order."""
-        encoding = self.tokenizer.encode(prompt)
-        return [
-            prompt[a:b]
-            for token, (a, b) in zip(encoding.tokens, encoding.offsets, strict=True)
-            if token == UNKNOWN
-        ]
+        return unknown_words(self.tokenizer, prompt)
 
     def tokenize(self, prompts: list[str]) -> Tensor:
         """Prompts -> token numbers (B, L). Unknown words become padding, which training has seen.
@@ -184,15 +187,16 @@ class PretrainedEncoder(nn.Module):
         self.states |= {prompt: empty for prompt in prompts if not self.has_words(prompt)}
         if new := sorted({prompt for prompt in prompts if prompt not in self.states}):
             reader = self.reader[0].to(device)
-            # always of one length: else a state would depend on what else is read with it
-            read = self.tokenizer(
-                new, padding="max_length", max_length=self.length, return_tensors="pt"
-            ).to(device)
-            if read.input_ids.shape[1] > self.length:
+            read = self.tokenizer(new)
+            longest = max(map(len, read.input_ids))
+            if longest > self.length:
                 raise InputError(
-                    f"a prompt has {read.input_ids.shape[1]} tokens, "
-                    f"the model reads at most {self.length}: shorten it"
+                    f"a prompt has {longest} tokens, the model reads at most {self.length}: shorten it"
                 )
+            # always of one length: else a state would depend on what else is read with it
+            read = self.tokenizer.pad(
+                read, padding="max_length", max_length=self.length, return_tensors="pt"
+            ).to(device)
             with torch.autocast(device.type, enabled=False):  # kept states serve all precisions
                 states = reader(**read).last_hidden_state  # (prompts, tokens, its width)
             states = F.layer_norm(states.float(), states.shape[-1:])

@@ -13,7 +13,7 @@ import lightning as L
 import numpy as np
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar, WeightAveraging
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -21,7 +21,7 @@ from minisora import video, weights, world
 from minisora.captioner import Captioner
 from minisora.data import CaptionData, ClipData, generator
 from minisora.dit import DiT
-from minisora.errors import InputError
+from minisora.errors import InputError, check_counts, check_shares
 from minisora.flow import Target, draw_times, flow_loss, noised
 from minisora.metrics import oracle_scores, psnr
 from minisora.optim import MuonAdam, split_parameters
@@ -56,7 +56,7 @@ class Training(L.LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = self.optimizer()
-        total = max(1, int(self.trainer.estimated_stepping_batches))
+        total = max(1, self.trainer.max_steps)
         schedule = LambdaLR(
             optimizer,
             lambda step: min((step + 1) / max(1, self.warmup), max(0.0, 1 - step / total)),
@@ -172,6 +172,8 @@ class DiTTraining(Training):
         shift: float = 1.5,
     ) -> None:
         super().__init__(lr, adam_lr, warmup, seed)
+        check_shares(text_drop=text_drop)
+        check_counts(1, steps=steps)
         torch.manual_seed(seed)
         self.text: Encoder = (
             PretrainedEncoder(encoder, text_width, text_depth, length=text_length)
@@ -435,8 +437,9 @@ class Export(Callback):
         self.minutes_before = 0.0
         self.commit = commit()
         self.config: dict[str, Any] = {}  # what the command line was given
+        self.exported = False
 
-    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.started = time.monotonic()
 
     def minutes(self) -> float:
@@ -456,7 +459,17 @@ class Export(Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.curve, self.minutes_before = state["curve"], state["minutes"]
 
+    def on_fit_end(self, trainer: L.Trainer, module: Training) -> None:
+        """Exports a checkpoint of the last step too: with nothing left to train, Lightning calls
+        no `on_train_end`."""
+        if trainer.global_step >= trainer.max_steps and not self.exported:
+            for callback in trainer.callbacks:
+                if isinstance(callback, WeightAveraging):
+                    callback.on_train_end(trainer, module)
+            self.on_train_end(trainer, module)
+
     def on_train_end(self, trainer: L.Trainer, module: Training) -> None:
+        self.exported = True
         if trainer.is_global_zero and trainer.global_step >= trainer.max_steps:
             folder = Path(trainer.default_root_dir) / "weights"
             module.export(folder)

@@ -5,6 +5,8 @@ The report does this with GPT ("Language understanding", after Betker et al., "I
 Generation with Better Captions", 2023). Ours is an encoder and a decoder of words.
 """
 
+import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from minisora.text import END, START, TextEncoder, next_word_loss, warn_of_unkno
 from minisora.world import pairs, shapes
 
 TRIES = 50
+NAMES = (*shapes.COLORS, *shapes.SHAPES, *shapes.BACKGROUNDS)
 
 
 def shorten(rich: str, rng: np.random.Generator) -> str:
@@ -45,8 +48,11 @@ def shorten(rich: str, rng: np.random.Generator) -> str:
 
 
 def keeps(short: str, rich: str) -> bool:
-    """Whether `rich` is a whole caption that says all that `short` names."""
+    """Whether `rich` is a whole caption that says all that `short` names, as often as it does."""
     wanted, got = pairs.parse(short), pairs.parse(rich)
+    typed, written = (Counter(re.findall("[a-z]+", text.lower())) for text in (short, rich))
+    if any(typed[word] > written[word] for word in NAMES):
+        return False
     if (wanted is None) != (got is None):
         return False
     if wanted is None or got is None:
@@ -89,10 +95,13 @@ class Upsampler(nn.Module):
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, len(words) + 2)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path | None = None) -> "Upsampler":
-        """Loads the shipped upsampler, or the one in `folder`. Raises InputError if it is missing
-        or damaged."""
-        return weights.load(folder or weights.shipped(), "upsampler", cls)
+    def from_pretrained(
+        cls, folder: str | Path | None = None, device: str | torch.device | None = None
+    ) -> "Upsampler":
+        """Loads the shipped upsampler, or the one in `folder`, to the CPU if not told otherwise: a
+        word at a time is no work for a GPU. Raises InputError if it is missing or damaged."""
+        upsampler = weights.load(folder or weights.shipped(), "upsampler", cls)
+        return upsampler.to(torch.device(device or "cpu"))
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -140,7 +149,8 @@ class Upsampler(nn.Module):
             left = [i for i in left if not keeps(prompts[i], captions[i])]
         if left:
             raise InputError(
-                f"no caption of this world says all of {prompts[left[0]]!r}: name one thing of each kind"
+                f"no caption of this world says all of {prompts[left[0]]!r}: name one thing of "
+                "each kind, or two objects with above, below, left of, right of or and between them"
             )
         return captions
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from minisora.errors import InputError
+from minisora.errors import InputError, check_counts
 
 GROUP = 4  # frames in a group
 
@@ -90,6 +90,11 @@ class VAE(nn.Module):
         self.config = {"channels": channels, "space": space, "width": width, "depth": depth}
         self.channels, self.space, self.depth = channels, space, depth
         numbers = 3 * GROUP * space**2  # in a patch
+        check_counts(1, channels=channels, space=space, width=width)
+        if channels > numbers:
+            raise InputError(
+                f"a patch has {numbers} numbers, {channels} channels are no compression: set fewer"
+            )
         self.encode_linear = nn.Conv3d(numbers, channels, 1)
         self.decode_linear = nn.Conv3d(channels, numbers, 1)
         self.encoder = trunk(numbers, 2 * channels, width, depth, kernel=1)

@@ -8,7 +8,7 @@ import av
 import numpy as np
 from PIL import Image, ImageSequence
 
-from minisora.errors import InputError
+from minisora.errors import InputError, check_counts
 from minisora.files import check_writable
 
 SUFFIXES = (".mp4", ".gif", ".png", ".webp")
@@ -64,8 +64,9 @@ def write(path: str | Path, frames: np.ndarray, fps: float = 8, scale: int = 1) 
     frames = np.asarray(frames)
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
         raise InputError(f"frames must be uint8 (T, H, W, 3), got {frames.dtype} {frames.shape}")
-    if scale < 1:
-        raise InputError(f"scale must be a whole number from 1, got {scale}")
+    check_counts(1, scale=scale)
+    if not 1 <= fps <= 1000:
+        raise InputError(f"fps must be from 1 to 1000, got {fps}")
     frames = frames.repeat(scale, axis=1).repeat(scale, axis=2)
     partial = path.with_name(f".{path.stem}.partial{path.suffix.lower()}")
     try:
@@ -84,7 +85,11 @@ def write(path: str | Path, frames: np.ndarray, fps: float = 8, scale: int = 1) 
                 lossless=True,  # read by webp alone
             )
         os.replace(partial, path)
-    except (OSError, av.FFmpegError) as error:
+    except (
+        OSError,
+        ValueError,
+        av.FFmpegError,
+    ) as error:  # ValueError: larger than the format can be
         raise InputError(f"cannot write {path}: {error}") from None
     finally:
         partial.unlink(missing_ok=True)

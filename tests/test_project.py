@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from minisora.evaluate import table
+from minisora.evaluate import fingerprints, table
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -20,6 +20,7 @@ CONFIGS = sorted((ROOT / "configs").glob("*/*.yaml"))
 def test_the_readmes_score_table_is_made_from_the_evaluation() -> None:
     result = json.loads((ROOT / "data" / "weights" / "evaluation.json").read_text())
     assert table(result) in README
+    assert result["weights"] == fingerprints()  # of the weights that are here
 
 
 @pytest.mark.parametrize("text", [README, (ROOT / "data" / "weights" / "README.md").read_text()])

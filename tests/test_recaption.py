@@ -80,6 +80,11 @@ def test_clips_of_your_own(folder: str, tmp_path: Path) -> None:
     assert all(
         line["human"] == "a thing" and line["caption"] == line["synthetic"] for line in lines
     )
+    whole = out.read_bytes()
+    (tmp_path / "captions.jsonl").write_text("\n".join(map(json.dumps, rows[::-1])))
+    with pytest.raises(InputError, match="made otherwise"):  # other clips, as many
+        recaption(str(out), folder=str(tmp_path), mix=1, weights=folder)
+    assert out.read_bytes() == whole
 
 
 def test_training_takes_the_captions(folder: str, tmp_path: Path) -> None:
@@ -103,7 +108,15 @@ def test_bad_input(folder: str, tmp_path: Path) -> None:
     (tmp_path / "captions.jsonl").write_text('{"file": "a.mp4"}\n')
     with pytest.raises(InputError, match="line 1: no JSON with texts for file and caption"):
         recaption(str(tmp_path / "a.jsonl"), folder=str(tmp_path), weights=folder)
-    for argument, said in (({"seed": -1}, "at least 0"), ({"batch": 0}, "at least 1")):
+    for content, said in (
+        (b'{"file": "a.mp4", "caption": "a"}', r"1 of its clips are missing, first a\.mp4"),
+        (b"", "no clips"),
+        ('{"file": "a.mp4", "caption": "é"}'.encode("latin-1"), "as text in UTF-8"),
+    ):
+        (tmp_path / "captions.jsonl").write_bytes(content)
+        with pytest.raises(InputError, match=said):
+            recaption(str(tmp_path / "a.jsonl"), folder=str(tmp_path), weights=folder)
+    for argument, said in (({"seed": -1}, "0 or more"), ({"batch": 0}, "1 or more")):
         with pytest.raises(InputError, match=said):
             recaption(str(tmp_path / "a.jsonl"), weights=folder, **argument)
     for content in ("hello\n", "[1]\n"):

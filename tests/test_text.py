@@ -129,4 +129,4 @@ def test_frozen_encoders_say_what_is_wrong(tiny_t5: str, tmp_path) -> None:
     with pytest.raises(InputError, match="no text encoder in"):
         PretrainedEncoder(str(tmp_path))
     with pytest.raises(InputError, match="has 30 tokens, the model reads at most 24"):
-        PretrainedEncoder(tiny_t5)(["red " * 30])
+        PretrainedEncoder(tiny_t5)(["red " * 30, "a red circle"])

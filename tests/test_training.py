@@ -66,6 +66,15 @@ def test_resuming_repeats_the_uninterrupted_run_to_the_bit(trained: Path, tmp_pa
         assert all(torch.equal(p, q) for p, q in pairs)
 
 
+def test_a_checkpoint_of_the_last_step_is_exported(trained: Path, tmp_path: Path) -> None:
+    """A run that was killed after its last checkpoint has nothing left to train."""
+    last = next((trained / "kept").glob("*step=60.ckpt"))
+    fit("dit", tmp_path, f"--data.vae={trained / 'vae' / 'weights'}", f"--ckpt_path={last}")
+    for name in ("dit", "text"):
+        file = f"dit/weights/{name}.safetensors"
+        assert (tmp_path / file).read_bytes() == (trained / file).read_bytes()
+
+
 def test_a_captioner_is_trained_in_two_stages(trained: Path, tmp_path: Path) -> None:
     vae = trained / "vae" / "weights"
     fit("captioner", tmp_path, f"--data.vae={vae}")
@@ -94,6 +103,7 @@ def test_resuming_the_vae_too(trained: Path, tmp_path: Path) -> None:
         "vae",
         tmp_path / "resumed",
         f"--ckpt_path={next((tmp_path / 'kept').glob('*step=10.ckpt'))}",
+        "--trainer.max_epochs=1",
     )
     whole, resumed = losses(tmp_path / "whole", "vae"), losses(tmp_path / "resumed", "vae")
     assert list(resumed) == list(range(10, 20))
@@ -130,7 +140,14 @@ def test_a_model_that_does_not_fit_is_refused_in_a_sentence(
     (tmp_path / "cut.ckpt").write_bytes(
         next((trained / "kept").glob("*step=30.ckpt")).read_bytes()[:5000]
     )
+    log = tmp_path / "dit" / "metrics.csv"
+    log.parent.mkdir()
     for arguments, words in (
+        (["--data.vae=x", "--model.sizes=tiny"], "unrecognized arguments: --model.sizes=tiny"),
+        (
+            [f"--data.vae={trained / 'vae' / 'weights'}", "--data.clips=0"],
+            "clips must be 1 or more",
+        ),
         (
             [f"--data.vae={trained / 'vae' / 'weights'}", f"--ckpt_path={tmp_path / 'cut.ckpt'}"],
             "cut.ckpt is damaged or no checkpoint",
@@ -170,8 +187,11 @@ def test_a_model_that_does_not_fit_is_refused_in_a_sentence(
         ),
     ):
         with pytest.raises(SystemExit) as stop:
+            log.write_text("of an earlier run")
             fit("dit", tmp_path, *arguments)
-        assert stop.value.code == 2 and words in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert stop.value.code == 2 and words in said.splitlines()[-1]
+        assert log.read_text() == "of an earlier run"
 
 
 def test_two_objects_are_learned_from_where_one_was(trained: Path, tmp_path: Path) -> None:

@@ -32,6 +32,9 @@ def test_what_is_kept() -> None:
         assert keeps(short, rich)
     for short in ("blue circle", "red square", "moving up", "large", "red circle on navy"):
         assert not keeps(short, rich)
+    assert not keeps("red circle blue square", rich) and not keeps(
+        "red circle on navy, pink", rich
+    )
     assert not keeps("red circle", "a small red circle on a black background")  # no motion
     assert not keeps("red circle", "a red circle moving up on a black background")  # no size
     assert keeps("large star growing", "a red star growing on a black background")
@@ -93,8 +96,10 @@ def test_the_shipped_one_draws_what_is_left_open_and_warns_of_words_it_skips() -
     said = [shapes.parse(caption) for caption in captions]
     for name, most in (("motion", 12), ("background", 4), ("size", 3)):
         assert len({one[name] for one in said}) >= 0.75 * most, name
-    with pytest.warns(UserWarning, match="reads them as blanks: over"):
-        upsampler(["red circle over blue square"], draws)
+    with pytest.warns(UserWarning, match="reads them as blanks: bright"):
+        upsampler(["bright red circle"], draws)
+    with pytest.warns(UserWarning), pytest.raises(InputError, match="two objects with above"):
+        upsampler(["red circle over blue square"], draws)  # it cannot keep both
 
 
 def test_parse_reads_every_caption() -> None:
