@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 from conftest import shake
 
+from minisora import InputError
 from minisora.attention import Attention, attend, rotary_frequencies, rotary_turns, rotate
 
 
@@ -64,3 +65,8 @@ def test_autocast_does_not_round_where_tokens_stand() -> None:
     assert torch.allclose(exact, torch.polar(torch.ones(9, 16), places @ frequencies), atol=1e-5)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(rotary_turns(places, frequencies), exact)
+
+
+def test_heads_share_the_width() -> None:
+    with pytest.raises(InputError, match="a width of 33 cannot be shared by 2 heads"):
+        Attention(33, 2)

@@ -164,6 +164,25 @@ def test_the_upsampled_prompt_is_shown_before_sampling(
     assert said.startswith("prompt: a red circle growing on a navy background\n")
 
 
+def test_the_shipped_upsampler_serves_a_model_that_has_none(
+    tmp_path: Path, tiny_sora: Sora, capsys
+) -> None:
+    tiny_sora.save(tmp_path / "weights")
+    main(
+        f"sample circle --upsample --out {tmp_path / 'a.gif'} --weights {tmp_path / 'weights'}".split()
+    )
+    assert " circle " in capsys.readouterr().out.splitlines()[0]
+
+
+def test_experiments_need_a_checkout(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("minisora.experiments.recipe.ROOT", tmp_path)  # as in a wheel
+    assert "need a checkout" in refused(capsys, "reproduce", "recipe")
+    monkeypatch.undo()
+    assert "no run guidance 9: there are none; " in refused(
+        capsys, "reproduce", "recipe", "--only", "guidance 9"
+    )
+
+
 def test_doctor(capsys) -> None:
     main(["doctor"])
     said = capsys.readouterr().out

@@ -76,6 +76,7 @@ def test_bad_prompts_and_sizes(tiny_sora: Sora) -> None:
         ({"prompt": []}, "the prompt is empty"),
         ({"prompt": "..."}, "the prompt is empty"),
         ({"num_inference_steps": 0}, "1 or more, got 0"),
+        ({"guidance_scale": float("nan")}, "must be a number, got nan"),
         ({"num_frames": 18}, "1 to 17 frames, got 18: the nearest is 17"),
         ({"num_frames": 0}, "the nearest is 1"),
         ({"height": 30}, "got 30 x 32: the nearest is 32 x 32"),

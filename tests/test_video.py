@@ -51,6 +51,12 @@ def test_bad_input_leaves_nothing_behind(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=words):
             video.write(path, frames)
+    for name, arguments, words in (
+        ("clip.gif", {"fps": 0}, "fps must be from 1 to 1000, got 0"),
+        ("clip.webp", {"scale": 600}, "cannot write"),  # larger than the format can be
+    ):
+        with pytest.raises(InputError, match=words):
+            video.write(tmp_path / name, CLIP[:2], **arguments)
     with pytest.raises(InputError, match="no such file"):
         video.read(tmp_path / "nothing.mp4")
     (tmp_path / "text.mp4").write_text("no video")

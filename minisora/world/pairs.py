@@ -184,6 +184,7 @@ def describe(frames: np.ndarray) -> dict[str, Any]:
         or frames.shape[-1] != 3
         or frames.dtype != np.uint8
         or min(frames.shape[1:3]) < 8
+        or not len(frames)
     ):
         raise InputError(
             f"the oracle reads uint8 frames (T, H, W, 3) of at least 8 x 8, got {frames.dtype} {frames.shape}"
