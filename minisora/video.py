@@ -85,11 +85,7 @@ def write(path: str | Path, frames: np.ndarray, fps: float = 8, scale: int = 1) 
                 lossless=True,  # read by webp alone
             )
         os.replace(partial, path)
-    except (
-        OSError,
-        ValueError,
-        av.FFmpegError,
-    ) as error:  # ValueError: larger than the format can be
+    except (OSError, ValueError, RuntimeError, av.FFmpegError) as error:  # Pillow's have no base
         raise InputError(f"cannot write {path}: {error}") from None
     finally:
         partial.unlink(missing_ok=True)
