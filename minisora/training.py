@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from minisora import video, weights, world
 from minisora.captioner import Captioner
-from minisora.data import CaptionData, ClipData, generator
+from minisora.data import CaptionData, LatentData, generator
 from minisora.dit import DiT
 from minisora.errors import InputError, check_counts, check_shares
 from minisora.flow import Target, draw_times, flow_loss, noised
@@ -255,7 +255,7 @@ class DiTTraining(Training):
                 "\n".join(batch["captions"][:16]) + "\n"
             )
 
-    def check(self, data: ClipData) -> None:
+    def check(self, data: LatentData) -> None:
         channels = self.dit.config["channels"]
         if data.vae.channels != channels:
             raise InputError(
