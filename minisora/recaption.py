@@ -90,9 +90,9 @@ def recaption(
     }
     own = OwnClips(Path(folder)) if folder else None
     source = ToyClips(seed, pairs, wrong, typos) if own is None else own
+    count = len(own) if own else clips
     if own:
-        head |= {"clips": len(own), "list": own.fingerprint}
-    count = head["clips"]
+        head |= {"clips": count, "list": own.fingerprint}
     captioner = Captioner.from_pretrained(weights)
     done = lines_done(Path(out), head)
     bar = tqdm(total=count, initial=done, desc="captioning", unit="clip")
