@@ -48,7 +48,8 @@ def shorten(rich: str, rng: np.random.Generator) -> str:
 
 
 def keeps(short: str, rich: str) -> bool:
-    """Whether `rich` is a whole caption that says all that `short` names, as often as it does."""
+    """Whether `rich` is a whole caption that says all that `short` names, as often as it does. In
+    captions of two objects there are no sizes, so none is asked for."""
     wanted, got = pairs.parse(short), pairs.parse(rich)
     typed, written = (Counter(re.findall("[a-z]+", text.lower())) for text in (short, rich))
     if any(typed[word] > written[word] for word in NAMES):
