@@ -136,13 +136,10 @@ class OwnClips:
         self.folder, self.rows = folder, read_lines(path, ("file", "caption"))
         self.fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
         missing = [row["file"] for row in self.rows if not (folder / row["file"]).is_file()]
-        if missing or not self.rows:
-            lacks = (
-                f"{len(missing)} of its clips are missing, first {missing[0]}"
-                if missing
-                else "no clips"
-            )
-            raise InputError(f"{path} cannot be captioned: {lacks}")
+        if not self.rows:
+            raise InputError(f"{path} lists no clips")
+        if missing:
+            raise InputError(f"{len(missing)} clips of {path} are missing, first {missing[0]}")
 
     def __len__(self) -> int:
         return len(self.rows)
