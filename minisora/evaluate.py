@@ -61,7 +61,7 @@ def evaluate(
     for name, world, split, images in tasks:
         frames = 1 if images else sora.makes["num_frames"]
         truth = true_clips(sora, clips, seed, frames, split, world)
-        sampled = sample(sora, [clip.caption for clip in truth], seed, bar, batch, frames)
+        sampled = sample(sora, [clip.caption for clip in truth], seed, frames, batch, bar)
         scores = oracle_scores(sampled, [clip.truth for clip in truth], world)
         back, ceiling = rebuilt(sora.vae, truth, world)
         entry = {"scores": scores, **ceiling}
@@ -94,13 +94,19 @@ def fingerprints(folder: str | None = None) -> dict[str, str]:
 
 
 def sample(
-    sora: Sora, prompts: list[str], seed: int, bar: tqdm, batch: int, frames: int | None = None
+    sora: Sora,
+    prompts: list[str],
+    seed: int = 0,
+    frames: int | None = None,
+    batch: int = 32,
+    bar: tqdm | None = None,
 ) -> np.ndarray:
-    """A clip for each prompt, from the noise of `seed`."""
+    """A clip for each prompt, from the noise of `seed`; the bar counts them."""
     draws, made = torch.Generator().manual_seed(seed), []
     for start in range(0, len(prompts), batch):
         made.append(sora(prompts[start : start + batch], frames, generator=draws))
-        bar.update(len(made[-1]))
+        if bar is not None:
+            bar.update(len(made[-1]))
     return np.concatenate(made)
 
 
@@ -116,7 +122,7 @@ def short_prompts(
         ("typed", typed),
         ("upsampled", upsampler(typed, torch.Generator().manual_seed(seed))),
     ):
-        reads = map(one_object.describe, sample(sora, prompts, seed, bar, batch))
+        reads = map(one_object.describe, sample(sora, prompts, seed, None, batch, bar))
         right = sum(named_right(*pair) for pair in zip(typed, reads, strict=True))
         low, high = wilson(right, clips)
         result[name] = {"right": right / clips, "low": low, "high": high}

@@ -34,8 +34,8 @@ class Sora:
     """A text-to-video model. `makes` bounds what it was trained to make, `defaults` is how it
     samples best.
 
-    makes: {"num_frames", "height", "width"} and, if 2, "objects"; defaults: {"num_inference_steps", "guidance_scale",
-    "shift", "sampler"}.
+    makes: {"num_frames", "height", "width"} and, if 2, "objects"; defaults: {"num_inference_steps",
+    "guidance_scale", "shift", "sampler"} and, if not 0, "guidance_until".
     """
 
     def __init__(
@@ -142,7 +142,11 @@ class Sora:
             text, null = self.text(prompts), self.text([negative_prompt] * len(prompts))
             place = positions(grid, device)
             velocity = guided(
-                lambda x, t, text: self.dit.velocity(x, t, text, place).float(), text, null, scale
+                lambda x, t, text: self.dit.velocity(x, t, text, place).float(),
+                text,
+                null,
+                scale,
+                self.defaults.get("guidance_until", 0.0),
             )
             levels = noise_levels(steps, self.defaults["shift"]).to(device)
             *_, x = SAMPLERS[self.defaults["sampler"]](velocity, noise.to(device), levels)

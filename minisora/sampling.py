@@ -41,19 +41,26 @@ def heun(velocity: Velocity, x: Tensor, levels: Tensor) -> Iterator[Tensor]:
 
 
 def guided(
-    velocity: Callable[[Tensor, Tensor, Tensor], Tensor], text: Tensor, null: Tensor, scale: float
+    velocity: Callable[[Tensor, Tensor, Tensor], Tensor],
+    text: Tensor,
+    null: Tensor,
+    scale: float,
+    until: float = 0.0,
 ) -> Velocity:
-    """Classifier-free guidance: v_null + scale (v_text - v_null), both in one batch. At scale 1
-    only the text is asked.
+    """Classifier-free guidance: v_null + scale (v_text - v_null), both in one batch. At scale 1,
+    and once the noise level t has fallen below `until`, only the text is asked.
 
-    velocity(x, t, text); text and null: (B, L, width). Source: Ho & Salimans, "Classifier-Free
-    Diffusion Guidance" (2022).
+    velocity(x, t, text); text and null: (B, L, width). Sources: Ho & Salimans, "Classifier-Free
+    Diffusion Guidance" (2022); Kynkäänniemi et al., "Applying Guidance in a Limited Interval
+    Improves Sample and Distribution Quality in Diffusion Models" (2024).
     """
     if scale == 1:
         return lambda x, t: velocity(x, t, text)
     both = torch.cat([text, null])
 
     def guided_velocity(x: Tensor, t: Tensor) -> Tensor:
+        if t[0] < until:
+            return velocity(x, t, text)
         with_text, without = velocity(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
         return without + scale * (with_text - without)
 

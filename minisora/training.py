@@ -143,8 +143,8 @@ class DiTTraining(Training):
     `t_mean`, `t_deviation`: the logit-normal noise levels; with `t_mean_end` their mean moves there
     from `t_mean` in a straight line, from layout to detail; `encoder`: "minilm" or the folder of
     a frozen text encoder under the part that is trained along; `start`: weights to start from;
-    `text_drop`: share of clips trained without their caption; `guidance`, `steps`, `shift`: how
-    validation samples, and the exported model's defaults.
+    `text_drop`: share of clips trained without their caption; `guidance`, `guidance_until`,
+    `steps`, `shift`: how validation samples, and the exported model's defaults.
     """
 
     def __init__(
@@ -168,11 +168,12 @@ class DiTTraining(Training):
         warmup: int = 100,
         seed: int = 0,
         guidance: float = 2.0,
+        guidance_until: float = 0.0,
         steps: int = 8,
         shift: float = 1.5,
     ) -> None:
         super().__init__(lr, adam_lr, warmup, seed)
-        check_shares(text_drop=text_drop)
+        check_shares(text_drop=text_drop, guidance_until=guidance_until)
         check_counts(1, steps=steps)
         torch.manual_seed(seed)
         self.text: Encoder = (
@@ -188,6 +189,7 @@ class DiTTraining(Training):
         self.defaults = {
             "num_inference_steps": steps,
             "guidance_scale": guidance,
+            "guidance_until": guidance_until,
             "shift": shift,
             "sampler": "euler",
         }

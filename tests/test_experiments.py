@@ -39,7 +39,7 @@ def test_every_change_trains_and_samples(data: LatentData, monkeypatch) -> None:
         assert steps >= 1 and isinstance(sora, Sora), name
         form = (64, 2) if config.size is None else config.size[:2]
         assert (sora.dit.width, len(sora.dit.blocks)) == form, name
-        (made,) = short_runs.sampled(sora, [config.caption("a small red circle growing")])
+        (made,) = evaluate.sample(sora, [config.caption("a small red circle growing")])
         assert made.shape == (17, 32, 32, 3), name
 
 
@@ -60,12 +60,12 @@ def test_results_are_kept_and_not_run_again(data: LatentData, tmp_path: Path, mo
     monkeypatch.setattr(recipe, "train", lambda *_: (runs.append(1), (model, 7))[1])
     monkeypatch.setattr(recipe, "fresh_clips", lambda *_: [clip])
 
-    def sampled(sora: SimpleNamespace, _: list[str]) -> np.ndarray:
+    def sample(sora: SimpleNamespace, _: list[str]) -> np.ndarray:
         asked.append(sora.defaults["guidance_scale"])
         model.defaults = {"guidance_scale": 2.0}  # as a model just trained
         return clip.frames[None]
 
-    monkeypatch.setattr(recipe, "sampled", sampled)
+    monkeypatch.setattr(recipe, "sample", sample)
     for seeds in ([0], [0, 1], [0, 1]):
         table = recipe.run(seeds, 5.0, 8, ["none", "batch 16"]).splitlines()
     assert len(runs) == 4 and asked == [2.0, 3.0, 2.0] * 2
@@ -114,10 +114,10 @@ def test_intervals_of_paired_gains() -> None:
 def test_answers_are_judged_by_what_the_prompt_names(monkeypatch) -> None:
     clips = [world.clip(0, i, split="held_out") for i in range(8)]
     truth = np.stack([clip.frames for clip in clips])
-    monkeypatch.setattr(recaption, "sampled", lambda *_: truth)
+    monkeypatch.setattr(recaption, "sample", lambda *_: truth)
     right = recaption.answers(None, clips)  # type: ignore[arg-type]
     assert right == {kind: [1] * 8 for kind in ("rich", "short", "upsampled")}
-    monkeypatch.setattr(recaption, "sampled", lambda *_: truth[::-1])
+    monkeypatch.setattr(recaption, "sample", lambda *_: truth[::-1])
     assert sum(recaption.answers(None, clips)["rich"]) == 0  # type: ignore[arg-type]
     runs = [{"captions": arm, "seed": 0, **right} for arm in recaption.ARMS]
     table = recaption.table(runs, [0]).splitlines()
@@ -134,7 +134,7 @@ def test_paraphrases_are_judged_attribute_by_attribute(monkeypatch) -> None:
     monkeypatch.setattr(paraphrases, "phrases", lambda: meant)
     monkeypatch.setattr(
         paraphrases,
-        "sampled",
+        "sample",
         lambda _, prompts, seed: np.stack([(frames | shifted)[p] for p in prompts]),
     )
     scores = paraphrases.answers(None)  # type: ignore[arg-type]
@@ -215,7 +215,7 @@ def test_binding_trains_each_way_and_keeps_its_results(
     monkeypatch.setattr(binding, "train", train)
     monkeypatch.setattr(binding, "fresh_clips", lambda *_: [scene])
     monkeypatch.setattr(
-        binding, "sampled", lambda _, prompts: (told.append(prompts[0]), scene.frames[None])[1]
+        binding, "sample", lambda _, prompts: (told.append(prompts[0]), scene.frames[None])[1]
     )
     binding.run([0], 1.0, 1, ["attention alone"])
     table = binding.run([0], 1.0, 1, [])

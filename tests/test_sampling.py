@@ -54,3 +54,19 @@ def test_guidance_extrapolates_from_no_text() -> None:
     x, t = torch.zeros(3, 4), torch.ones(3)
     for scale, expected in ((0.0, 1.0), (1.0, 5.0), (2.5, 11.0)):
         assert torch.equal(guided(velocity, text, null, scale)(x, t), torch.full((3, 4), expected))
+
+
+def test_guidance_ends_when_the_noise_is_low_enough() -> None:
+    asked = []
+
+    def velocity(x, t, text):
+        asked.append(len(x))
+        return text.mean((1, 2))[:, None] * torch.ones_like(x)
+
+    text, null = torch.full((3, 2, 2), 5.0), torch.full((3, 2, 2), 1.0)
+    for level, expected in ((0.51, 9.0), (0.5, 9.0), (0.49, 5.0)):
+        made = guided(velocity, text, null, 2.0, until=0.5)(
+            torch.zeros(3, 4), torch.full((3,), level)
+        )
+        assert torch.equal(made, torch.full((3, 4), expected))
+    assert asked == [6, 6, 3]  # below, the velocity without text is not computed

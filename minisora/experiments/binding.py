@@ -7,6 +7,7 @@ in any order, or always from the upper or the left one.
 
 from typing import Any
 
+from minisora.evaluate import sample
 from minisora.experiments.short_runs import (
     ROOT,
     Recipe,
@@ -14,7 +15,6 @@ from minisora.experiments.short_runs import (
     found,
     fresh_clips,
     keep,
-    sampled,
     train,
 )
 from minisora.metrics import oracle_scores
@@ -43,7 +43,7 @@ def run(seeds: list[int], minutes: float, prompts: int, only: list[str]) -> str:
             recipe.caption = pairs.in_order if ordered else lambda caption: caption
             sora, steps = train(recipe, data, seed, minutes)
             clips = fresh_clips(sora, prompts, pairs)
-            frames = sampled(sora, [recipe.caption(clip.caption) for clip in clips])
+            frames = sample(sora, [recipe.caption(clip.caption) for clip in clips])
             scores = oracle_scores(frames, [clip.truth for clip in clips], pairs)
             right = {name: round(100 * score["right"], 1) for name, score in scores.items()}
             keep(RESULTS, **run, steps=steps, **right)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from minisora.evaluate import sample
 from minisora.experiments.short_runs import (
     ROOT,
     Recipe,
@@ -20,7 +21,6 @@ from minisora.experiments.short_runs import (
     found,
     interval,
     keep,
-    sampled,
     train,
 )
 from minisora.pipeline import Sora
@@ -104,7 +104,7 @@ def answers(sora: Sora, seed: int = 0) -> dict[str, dict[str, list[int]]]:
     for i, kind in enumerate(("paraphrases", "captions")):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of words that are read as blanks
-            clips = sampled(sora, [pair[i] for pair in said] * TIMES, seed)
+            clips = sample(sora, [pair[i] for pair in said] * TIMES, seed)
         right = [agree(truth, describe(clip)) for truth, clip in zip(truths, clips, strict=True)]
         result[kind] = {
             name: [

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from minisora.data import read_captions
-from minisora.evaluate import named_right
+from minisora.evaluate import named_right, sample
 from minisora.experiments.short_runs import (
     ROOT,
     Recipe,
@@ -20,7 +20,6 @@ from minisora.experiments.short_runs import (
     fresh_clips,
     interval,
     keep,
-    sampled,
     train,
 )
 from minisora.pipeline import Sora
@@ -62,7 +61,7 @@ def answers(sora: Sora, clips: list[Clip]) -> dict[str, list[int]]:
         ("short", short, short),
         ("upsampled", short, upsampled),
     ):
-        made = zip(named, sampled(sora, prompts), strict=True)
+        made = zip(named, sample(sora, prompts), strict=True)
         right[kind] = [int(named_right(prompt, describe(clip))) for prompt, clip in made]
     return right
 

@@ -1,4 +1,4 @@
-"""What the recipe rests on: one change at a time from configs/toy/dit.yaml.
+"""What the recipe rests on: one change at a time from configs/toy/dit.yaml, sampled with plain guidance.
 
 Changes of training get a run of their own; those of sampling share the run without a change.
 """
@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from minisora.evaluate import sample
 from minisora.experiments.short_runs import (
     ROOT,
     Recipe,
@@ -16,7 +17,6 @@ from minisora.experiments.short_runs import (
     found,
     fresh_clips,
     keep,
-    sampled,
     train,
 )
 from minisora.metrics import oracle_scores
@@ -94,6 +94,7 @@ SAMPLING: dict[str, dict[str, Any]] = {
     "guidance 1": {"guidance_scale": 1.0},
     "guidance 1.5": {"guidance_scale": 1.5},
     "guidance 3": {"guidance_scale": 3.0},
+    "guidance 3 down to noise level 0.5": {"guidance_scale": 3.0, "guidance_until": 0.5},
     "sampled with shift 3": {"shift": 3.0},
     "16 steps": {"num_inference_steps": 16},
     "8 steps of Heun": {"sampler": "heun"},
@@ -118,7 +119,7 @@ def run(seeds: list[int], minutes: float, prompts: int, only: list[str]) -> str:
             clips, defaults = fresh_clips(sora, prompts), sora.defaults
             for row in missing:
                 sora.defaults = defaults | SAMPLING.get(row, {})
-                frames = sampled(sora, [recipe.caption(clip.caption) for clip in clips])
+                frames = sample(sora, [recipe.caption(clip.caption) for clip in clips])
                 scores = oracle_scores(frames, [clip.truth for clip in clips])
                 right = {name: round(100 * score["right"], 1) for name, score in scores.items()}
                 keep(RESULTS, change=row, seed=seed, **settings, steps=steps, **right)

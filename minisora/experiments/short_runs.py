@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass
 class Recipe:
-    """The toy config, with everything that an experiment may change."""
+    """The toy config with guidance 2 at all noise levels, and everything that an experiment may change."""
 
     model: dict[str, Any]
     batch: int
@@ -46,7 +46,8 @@ class Recipe:
     def from_config(cls) -> "Recipe":
         config = yaml.safe_load((ROOT / "configs" / "toy" / "dit.yaml").read_text())
         average = config["trainer"]["callbacks"][0]["init_args"]["decay"]
-        return cls(dict(config["model"]), config["data"]["batch_size"], average)
+        model = config["model"] | {"guidance": 2.0, "guidance_until": 0.0}
+        return cls(model, config["data"]["batch_size"], average)
 
 
 def cached_latents(clips: int = 24_000, pairs: float = 0.0) -> LatentData:
@@ -120,13 +121,6 @@ class Rescaled:
 
     def decode(self, latents: Tensor) -> Tensor:
         return self.vae.decode(latents / self.scale)
-
-
-def sampled(sora: Sora, prompts: list[str], seed: int = 0) -> np.ndarray:
-    """Clips for the prompts, from the noise of `seed`."""
-    draws = torch.Generator().manual_seed(seed)
-    parts = [sora(prompts[i : i + 32], generator=draws) for i in range(0, len(prompts), 32)]
-    return np.concatenate(parts)
 
 
 def fresh_clips(sora: Sora, count: int, scene: Any = world) -> list[world.Clip]:
