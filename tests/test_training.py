@@ -31,8 +31,9 @@ def fit(stage: str, root: Path, *arguments: str) -> None:
 
 
 def losses(root: Path, stage: str) -> dict[int, str]:
+    name = "words" if stage == "captioner" else "loss"
     with open(root / stage / "metrics.csv") as file:
-        return {int(row["step"]): row["loss"] for row in csv.DictReader(file) if row["loss"]}
+        return {int(row["step"]): row[name] for row in csv.DictReader(file) if row[name]}
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +82,7 @@ def test_a_captioner_is_trained_in_two_stages(trained: Path, tmp_path: Path) -> 
     weights = tmp_path / "captioner" / "weights"
     said = Captioner.from_pretrained(weights, "cpu")(world.clip(0, 0).frames[None])
     assert len(said) == 1 and set(said[0].split()) <= world.WORDS
-    with open(tmp_path / "captioner" / "metrics.csv") as file:
-        words = [float(row["words"]) for row in csv.DictReader(file) if row["words"]]
+    words = [float(loss) for loss in losses(tmp_path, "captioner").values()]
     assert len(words) == 20 and words[-1] < words[5]
     data = CaptionData(str(vae), clips=16, batch_size=16, shorter=0.0, short_steps=1)
     data.setup("fit")
@@ -91,27 +91,23 @@ def test_a_captioner_is_trained_in_two_stages(trained: Path, tmp_path: Path) -> 
     assert all(" on a " in caption for caption in rich) and not any(" on a " in s for s in short)
 
 
-def test_resuming_the_vae_too(trained: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stage", ["vae", "captioner", "upsampler"])
+def test_resuming_the_other_stages_too(stage: str, trained: Path, tmp_path: Path) -> None:
+    reads = [f"--data.vae={trained / 'vae' / 'weights'}"] if stage == "captioner" else []
     keep = [
         "--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint",
         "--trainer.callbacks.every_n_train_steps=10",
         "--trainer.callbacks.save_top_k=-1",
         f"--trainer.callbacks.dirpath={tmp_path / 'kept'}",
     ]
-    fit("vae", tmp_path / "whole", *keep)
-    fit(
-        "vae",
-        tmp_path / "resumed",
-        f"--ckpt_path={next((tmp_path / 'kept').glob('*step=10.ckpt'))}",
-        "--trainer.max_epochs=1",
-    )
-    whole, resumed = losses(tmp_path / "whole", "vae"), losses(tmp_path / "resumed", "vae")
+    fit(stage, tmp_path / "whole", *reads, *keep)
+    resume = f"--ckpt_path={next((tmp_path / 'kept').glob('*step=10.ckpt'))}"
+    fit(stage, tmp_path / "resumed", *reads, resume, "--trainer.max_epochs=1")
+    whole, resumed = losses(tmp_path / "whole", stage), losses(tmp_path / "resumed", stage)
     assert list(resumed) == list(range(10, 20))
     assert resumed == {step: whole[step] for step in resumed}
-    fit(
-        "vae", tmp_path / "whole", f"--ckpt_path={next((tmp_path / 'kept').glob('*step=10.ckpt'))}"
-    )
-    before = tmp_path / "whole" / "vae" / "metrics-before-1.csv"
+    fit(stage, tmp_path / "whole", *reads, resume)
+    before = tmp_path / "whole" / stage / "metrics-before-1.csv"
     assert before.exists()  # resuming in place keeps the log of the first part
 
 
