@@ -103,10 +103,10 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     """Two linear layers with a GELU between."""
 
-    def __init__(self, width: int, ratio: int = 4) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.up = nn.Linear(width, ratio * width, bias=False)
-        self.down = nn.Linear(ratio * width, width, bias=False)
+        self.up = nn.Linear(width, 4 * width, bias=False)
+        self.down = nn.Linear(4 * width, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(F.gelu(self.up(x)))

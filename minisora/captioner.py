@@ -4,7 +4,7 @@ on.
 Source: Yu et al., "CoCa: Contrastive Captioners are Image-Text Foundation Models" (2022), carried
 to video as in Yan et al., "VideoCoCa" (2022): an image encoder reads every frame by itself, two
 poolers read the tokens of all frames at once, one for the caption and one for the comparison of
-clips with texts. Poolers are blind to order, so each frame is told its time.
+clips with texts. Poolers are blind to order, so each frame is told its number among those chosen.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from minisora import weights
 from minisora.attention import Block
 from minisora.device import best_device
-from minisora.errors import InputError, check_counts
+from minisora.errors import InputError, check_counts, check_frames
 from minisora.text import (
     END,
     START,
@@ -43,7 +43,7 @@ class Pooler(nn.Module):
 
 
 class Captioner(nn.Module):
-    """CoCa for clips. `words` are all that captions are made of, `length` the most of them.
+    """CoCa for clips. Captions are made of `words`, at most `length` - 1 of them, and an END.
 
     Clips are read as up to `frames` frames of `size` x `size` pixels, cut into patches of `patch`.
     """
@@ -119,15 +119,7 @@ class Captioner(nn.Module):
         clips = torch.as_tensor(
             np.ascontiguousarray(clips) if isinstance(clips, np.ndarray) else clips
         )
-        if (
-            clips.ndim != 5
-            or clips.shape[-1] != 3
-            or clips.dtype != torch.uint8
-            or 0 in clips.shape
-        ):
-            raise InputError(
-                f"the captioner reads uint8 clips (B, T, H, W, 3), got {clips.dtype} {tuple(clips.shape)}"
-            )
+        check_frames(clips, "(B, T, H, W, 3)")
         count = min(self.frames, (clips.shape[1] + 1) // 2)
         chosen = torch.linspace(0, clips.shape[1] - 1, count).round().long()
         pixels = clips[:, chosen].to(self.time.device).movedim(-1, 2).float() / 127.5 - 1
@@ -137,7 +129,7 @@ class Captioner(nn.Module):
         return pixels
 
     def see(self, pixels: Tensor) -> Tensor:
-        """Every frame by itself, then told its time: (B, K, 3, size, size) -> tokens (B, K * h * w,
+        """Every frame by itself, then told its number: (B, K, 3, size, size) -> tokens (B, K * h * w,
         width)."""
         patches = rearrange(
             pixels, "b k c (h p) (w q) -> (b k) (h w) (c p q)", p=self.patch, q=self.patch
@@ -167,11 +159,17 @@ class Captioner(nn.Module):
         return unknown_words(self.tokenizer, text)
 
     def tokenize(self, captions: list[str]) -> Tensor:
-        """START, the words it knows, END and more of it: (B, length + 1)."""
+        """START, the words it knows, END and more of it: (B, length + 1). Raises InputError if a
+        caption is too long."""
         encoded = [
-            [i for i in encoding.ids if i > START][: self.length - 1]
+            [i for i in encoding.ids if i > START]
             for encoding in self.tokenizer.encode_batch(captions)
         ]
+        longest = max(map(len, encoded), default=0)
+        if longest >= self.length:
+            raise InputError(
+                f"a caption has {longest} words, the captioner reads at most {self.length - 1}: shorten it"
+            )
         rows = [[START, *ids] + [END] * (self.length - len(ids)) for ids in encoded]
         return torch.tensor(rows, device=self.time.device)
 
@@ -210,7 +208,8 @@ class Captioner(nn.Module):
         silent: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Captioning and contrastive loss of clips, pixels (B, K, 3, size, size), and their
-        captions (CoCa, equations 1 to 3). Clips of the same caption are no negatives.
+        captions (CoCa, equations 1 to 3). Clips of the same caption are no negatives. On several
+        devices each compares the clips of its own batch, and averages over its own words.
 
         With `strangers`, as the method of that name finds them, the chance of a shape is taken among
         those that came in its color. Else "green is never a star" is learned long before stars are,
@@ -242,15 +241,15 @@ class Captioner(nn.Module):
         again, or, with a `temperature`, drawn."""
         seen = self.caption_pooler(self.see(self.sample_frames(clips)))
         ids = torch.full((len(seen), 1), START, device=seen.device)
+        where = generator.device if generator else "cpu"
         for _ in range(self.length):
-            logits = self.say(self.read(ids), seen)[:, -1].float().cpu()
-            if temperature > 0:
-                chances = (logits / temperature).softmax(-1)
-                word = torch.multinomial(chances, 1, generator=generator)
+            logits = self.say(self.read(ids), seen)[:, -1].float()
+            if temperature > 0:  # drawn where the generator is
+                chances = (logits / temperature).softmax(-1).to(where)
+                word = torch.multinomial(chances, 1, generator=generator).to(ids.device)
             else:
                 word = logits.argmax(-1, keepdim=True)
-            word[ids[:, -1:].cpu() == END] = END
-            ids = torch.cat([ids, word.to(ids.device)], dim=1)
+            ids = torch.cat([ids, word.masked_fill(ids[:, -1:] == END, END)], dim=1)
             if (word == END).all():
                 break
         return [self.tokenizer.decode([i for i in row if i > START]) for row in ids.tolist()]

@@ -133,7 +133,12 @@ def parser() -> argparse.ArgumentParser:
     again.add_argument(
         "--minutes", type=float, default=5.0, help="of two cores, for a run (default: 5)"
     )
-    again.add_argument("--prompts", type=positive, default=400, help="to score (default: 400)")
+    again.add_argument(
+        "--prompts",
+        type=positive,
+        default=400,
+        help="to score (default: 400; paraphrases has its own)",
+    )
     again.set_defaults(run=reproduce)
 
     check = commands.add_parser("doctor", help="say what this machine has, and make a test clip")

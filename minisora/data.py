@@ -130,7 +130,7 @@ class ClipData(L.LightningDataModule):
         return endless(self)
 
     def val_dataloader(self) -> DataLoader:
-        """Batches of {"video", "truths"}, the truths as a list of dicts."""
+        """Batches of {"video", "truths"}, the truths as a list of dicts; the same on every rank."""
         clips = [
             self.draw(self.seed + VALIDATION_SEED, i, self.shape, self.validation_split)
             for i in range(self.validation_clips)

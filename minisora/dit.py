@@ -42,8 +42,8 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 class DiTBlock(nn.Module):
-    """Attention and MLP, each normalized, modulated and gated by what the noise level
-    says, with a `pooled` text also that (adaLN-Zero)."""
+    """Attention and MLP. Their shifts, scales and gates are computed from the noise level and, if
+    the DiT is `pooled`, the mean of the text's states (adaLN-Zero)."""
 
     def __init__(self, width: int, heads: int, text_width: int) -> None:
         super().__init__()

@@ -1,6 +1,8 @@
 """The one exception that is the user's to mend: the command line prints it and ends with exit code
 2."""
 
+from typing import Any
+
 
 class InputError(ValueError):
     """Bad input, said in one clear sentence with the numbers and what to do."""
@@ -18,3 +20,14 @@ def check_shares(**shares: float) -> None:
     for name, share in shares.items():
         if not 0 <= share <= 1:
             raise InputError(f"{name} is a share, from 0 to 1, got {share}")
+
+
+def check_frames(frames: Any, shape: str, side: int = 1) -> None:
+    """Raises InputError if an array or tensor does not hold uint8 frames of `shape`, such as "(T, H,
+    W, 3)", with sides of at least `side` pixels."""
+    fits = frames.ndim == shape.count(",") + 1 and frames.shape[-1] == 3
+    whole = 0 not in frames.shape and min(frames.shape[-3:-1], default=0) >= side
+    if not (fits and whole and str(frames.dtype).endswith("uint8")):
+        least = f" of at least {side} x {side} pixels" if side > 1 else ""
+        got = f"{frames.dtype} {tuple(frames.shape)}"
+        raise InputError(f"frames must be uint8 {shape}{least}, got {got}")

@@ -62,12 +62,16 @@ class FitCLI(LightningCLI):
             raise InputError(f"{path} is damaged or no checkpoint: use an earlier one")
 
     def instantiate_trainer(self, **arguments: Any) -> Trainer:
-        if self.config_init["fit"].trainer.enable_progress_bar is not False:
+        asked = self.config_init["fit"].trainer
+        if asked.enable_progress_bar is not False:
             self.trainer_defaults["callbacks"].append(Progress())
+        if asked.precision is None:
+            device = "cpu" if asked.accelerator == "cpu" else best_device().type
+            arguments["precision"] = "bf16-mixed" if fast_bfloat16(device) else "32-true"
         return super().instantiate_trainer(**arguments)
 
     def before_fit(self) -> None:
-        """Refuses what would fail later, and keeps what a new run would overwrite."""
+        """Refuses what would fail later, and keeps the log that a resumed run would overwrite."""
         trainer = self.trainer
         if trainer.max_steps < 1:
             raise InputError("say how long to train: set trainer.max_steps, batches are endless")
@@ -96,7 +100,6 @@ def fit(stage: str, arguments: list[str]) -> None:
     defaults = {
         "accelerator": "auto",
         "devices": 1,
-        "precision": "bf16-mixed" if fast_bfloat16(best_device().type) else "32-true",
         "callbacks": [Export()],
         "num_sanity_val_steps": 0,
         "check_val_every_n_epoch": None,

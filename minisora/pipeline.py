@@ -106,7 +106,7 @@ class Sora:
         """Makes a clip for each prompt: uint8 (B, num_frames, height, width, 3).
 
         What is not given is what the weights were trained for: 17 frames of 32 x 32 for the shipped
-        ones. Frame counts other than 1 + 4k are made one group longer and trimmed. Words the model has
+        ones. Frame counts are rounded up to the next 1 + 4k, and the clip is cut. Words the model has
         never seen are named in a warning. Raises InputError for an empty prompt and for sizes or
         lengths the model cannot make.
         """

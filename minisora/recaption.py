@@ -37,7 +37,7 @@ def human_caption(clip: world.Clip, rng: np.random.Generator, wrong: float, typo
         named = [(kind, word) for kind, word in said if word]
         kind, word = named[rng.integers(len(named))]
         others = [other for other in kind if other != word]
-        caption = caption.replace(word, others[rng.integers(len(others))])
+        caption = caption.replace(word, others[rng.integers(len(others))], 1)
     if rng.random() < typos:
         words = caption.split()
         which = int(np.argmax([(len(word) - 1) * rng.random() for word in words]))

@@ -19,7 +19,7 @@ from minisora.errors import InputError
 
 PAD, UNKNOWN = "[PAD]", "[UNK]"
 MOST_KEPT = 20_000  # prompts; about 25 kB each
-END, START = 0, 1  # of a text that is written word by word; END also fills up
+END, START = 0, 1  # of a text that is written word by word: the numbers of [PAD] and [UNK] again
 
 
 def word_tokenizer(words: list[str]) -> Tokenizer:
@@ -38,9 +38,12 @@ def word_tokenizer(words: list[str]) -> Tokenizer:
 
 
 def next_word_loss(logits: Tensor, ids: Tensor, silent: Tensor | None = None) -> Tensor:
-    """Cross-entropy of the next words: logits (B, L, words) after each but the last of `ids` (B, L +
-    1), which are START, the words, END and more of it. The first END counts, what fills up does
-    not, nor do words that are `silent` (words,)."""
+    """Cross-entropy of the next words, a mean over those that count.
+
+    ids (B, L + 1): START, the words, END, and END again to fill up; logits (B, L, words): what
+    comes after each but the last. The first END counts, later ones do not, nor do the words that
+    are true in `silent` (words,).
+    """
     target = ids[:, 1:]
     counted = (target != END) | (ids[:, :-1] != END)
     if silent is not None:

@@ -197,21 +197,21 @@ class DiTTraining(Training):
     def start_from(self, sora: Sora) -> None:
         """Takes over the weights it has a place for; what stands on a frozen encoder that `sora` does not
         read with is learned anew. Raises InputError if they do not fill it."""
-        pairs: list[tuple[torch.nn.Module, torch.nn.Module]] = [(self.dit, sora.dit)]
+        pairs: list[tuple[Any, Any]] = [(self.dit, sora.dit)]
         mine, theirs = (part.config.get("source") for part in (self.text, sora.text))
         if mine is None and theirs:
             raise InputError(f"model.start reads with {theirs}: set model.encoder to it")
         if mine == theirs:
             pairs.append((self.text, sora.text))
         for part, other in pairs:
-            given, places = other.state_dict(), part.state_dict()
-            for name, place in places.items():
-                if name not in given or given[name].shape != place.shape:
+            for name, value in part.config.items():
+                has = other.config.get(name)
+                if has != value and (name, value) != ("pooled", False):  # that way can be left out
                     raise InputError(
-                        f"model.start holds a model of another form: {name} should be "
-                        f"{tuple(place.shape)}; its config is {other.config}"
+                        f"model.start holds a model of another form: its {name} is {has}, not {value}"
                     )
-            part.load_state_dict({name: given[name] for name in places})
+            given = other.state_dict()
+            part.load_state_dict({name: given[name] for name in part.state_dict()})
 
     def optimized(self) -> tuple[torch.nn.Module, list[torch.nn.Module]]:
         return self, [*self.dit.blocks, *self.text.blocks]
@@ -411,18 +411,21 @@ class UpsamplerTraining(Training):
 
 
 class Progress(TQDMProgressBar):
-    """Steps done of all steps, with the time left (batches are endless, so Lightning knows no
+    """Batches done of all batches, with the time left (they are endless, so Lightning knows no
     total)."""
 
     @property
     def total_train_batches(self) -> int | float:
+        steps = self.trainer.max_steps
         return (
-            self.trainer.max_steps if self.trainer.max_steps > 0 else super().total_train_batches
+            steps * self.trainer.accumulate_grad_batches
+            if steps > 0
+            else super().total_train_batches
         )
 
     def on_train_epoch_start(self, trainer: L.Trainer, *arguments: Any) -> None:
         super().on_train_epoch_start(trainer, *arguments)
-        self.train_progress_bar.initial = trainer.global_step
+        self.train_progress_bar.initial = trainer.global_step * trainer.accumulate_grad_batches
         self.train_progress_bar.set_description("training")
 
 
@@ -492,8 +495,11 @@ class Export(Callback):
 
 def commit() -> str:
     """The checkout's commit, "unknown" outside of one, with a plus if files have changed since."""
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():  # installed, perhaps in somebody else's repository
+        return "unknown"
     try:
-        run = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+"]
+        run = ["git", "-C", str(root), "describe", "--always", "--dirty=+"]
         return subprocess.run(run, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

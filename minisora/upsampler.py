@@ -127,8 +127,9 @@ class Upsampler(nn.Module):
         """A caption for each prompt, word by word."""
         read = self.encoder(prompts)
         ids = torch.full((len(prompts), 1), START, device=read.device)
+        where = generator.device if generator else "cpu"
         while ids.shape[1] <= self.length and not (ids[:, -1] == END).all():
-            chances = self.say(ids, read)[:, -1].float().softmax(-1).cpu()
+            chances = self.say(ids, read)[:, -1].float().softmax(-1).to(where)
             word = torch.multinomial(chances, 1, generator=generator).to(ids.device)
             ids = torch.cat([ids, word.masked_fill(ids[:, -1:] == END, END)], dim=1)
         decode = self.encoder.tokenizer.decode

@@ -90,7 +90,7 @@ class VAE(nn.Module):
         self.config = {"channels": channels, "space": space, "width": width, "depth": depth}
         self.channels, self.space, self.depth = channels, space, depth
         numbers = 3 * GROUP * space**2  # in a patch
-        check_counts(1, channels=channels, space=space, width=width)
+        check_counts(1, channels=channels, space=space, width=width, depth=depth)
         if channels > numbers:
             raise InputError(
                 f"a patch has {numbers} numbers, {channels} channels are no compression: set fewer"

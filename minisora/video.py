@@ -2,13 +2,14 @@
 Pillow."""
 
 import os
+from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 from PIL import Image, ImageSequence
 
-from minisora.errors import InputError, check_counts
+from minisora.errors import InputError, check_counts, check_frames
 from minisora.files import check_writable
 
 SUFFIXES = (".mp4", ".gif", ".png", ".webp")
@@ -26,11 +27,11 @@ def read(path: str | Path) -> np.ndarray:
     try:
         if path.suffix.lower() in (".gif", ".webp"):
             with Image.open(path) as image:
-                frames = [
-                    np.array(frame.convert("RGB"))
-                    for frame in ImageSequence.Iterator(image)
-                    for _ in range(max(1, round(frame.info.get("duration", 0) * 8 / 1000)))
-                ]
+                frames = []
+                for frame in ImageSequence.Iterator(image):
+                    pixels = np.array(frame.convert("RGB"))  # webp says its duration only now
+                    eighths = round(frame.info.get("duration", 0) * 8 / 1000)
+                    frames += max(1, eighths) * [pixels]
         else:
             with av.open(str(path)) as container:
                 frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
@@ -62,8 +63,7 @@ def write(path: str | Path, frames: np.ndarray, fps: float = 8, scale: int = 1) 
     """
     path = check_output(path)
     frames = np.asarray(frames)
-    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
-        raise InputError(f"frames must be uint8 (T, H, W, 3), got {frames.dtype} {frames.shape}")
+    check_frames(frames, "(T, H, W, 3)")
     check_counts(1, scale=scale)
     if not 1 <= fps <= 1000:
         raise InputError(f"fps must be from 1 to 1000, got {fps}")
@@ -98,7 +98,9 @@ def write_mp4(path: Path, frames: np.ndarray, fps: float) -> None:
     )
     with av.open(str(path), "w") as container:
         stream = container.add_stream(
-            "libx264", rate=round(fps), options={"crf": "12", "preset": "veryfast"}
+            "libx264",
+            rate=Fraction(fps).limit_denominator(1001),
+            options={"crf": "12", "preset": "veryfast"},
         )
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"

@@ -55,9 +55,13 @@ def save(folder: str | Path, config: dict[str, Any], **parts: nn.Module) -> None
 
 
 def note(folder: str | Path, name: str, record: dict[str, Any]) -> None:
-    """Keeps `record` under `name` in the folder's provenance.json."""
+    """Keeps `record` under `name` in the folder's provenance.json. A damaged one is put aside."""
     path = Path(folder) / "provenance.json"
-    notes = json.loads(path.read_text()) if path.exists() else {}
+    try:
+        notes = json.loads(path.read_text()) if path.exists() else {}
+    except ValueError:
+        path.replace(path.with_suffix(".damaged.json"))
+        notes = {}
     write_whole(path, json.dumps(notes | {name: record}, indent=1) + "\n")
 
 

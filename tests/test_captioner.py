@@ -100,12 +100,14 @@ def test_a_shape_is_weighed_only_against_those_that_came_in_its_color(
 
 
 def test_bad_input(captioner: Captioner) -> None:
-    with pytest.raises(InputError, match=r"uint8 clips \(B, T, H, W, 3\), got torch.float32"):
+    with pytest.raises(InputError, match=r"must be uint8 \(B, T, H, W, 3\), got torch.float32"):
         captioner(torch.zeros(1, 17, 32, 32, 3))
     with pytest.raises(InputError, match=r"got torch.uint8 \(17, 32, 32, 3\)"):
         captioner(clips(1)[0])
     with pytest.raises(InputError, match="32 x 32 are not cut evenly by patches of 5"):
         Captioner(["red"], patch=5)
+    with pytest.raises(InputError, match="has 20 words, the captioner reads at most 17"):
+        captioner.text_features([" ".join(["red"] * 20)])
 
 
 def test_lessons_are_moved_about_as_a_whole() -> None:

@@ -100,7 +100,7 @@ def test_captions_are_read_back() -> None:
 def test_bad_input() -> None:
     with pytest.raises(InputError, match="the splits are"):
         clip(0, 0, split="test")
-    with pytest.raises(InputError, match="uint8 frames"):
+    with pytest.raises(InputError, match="must be uint8"):
         describe(np.zeros((17, 32, 32, 3)))
 
 

@@ -54,6 +54,17 @@ def test_prompt_guidance_and_negative_prompt_steer(tiny_sora: Sora) -> None:
     )
 
 
+def test_a_damaged_record_is_put_aside(tmp_path: Path) -> None:
+    weights.note(tmp_path, "vae", {"steps": 1})
+    weights.note(tmp_path, "dit", {"steps": 2})
+    path = tmp_path / "provenance.json"
+    assert json.loads(path.read_text()) == {"vae": {"steps": 1}, "dit": {"steps": 2}}
+    path.write_text("{")
+    weights.note(tmp_path, "dit", {"steps": 3})
+    assert json.loads(path.read_text()) == {"dit": {"steps": 3}}
+    assert (tmp_path / "provenance.damaged.json").read_text() == "{"
+
+
 def test_saved_weights_make_the_same_clip(tiny_sora: Sora, tmp_path: Path) -> None:
     tiny_sora.save(tmp_path)
     again = Sora.from_pretrained(tmp_path)

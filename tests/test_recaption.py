@@ -38,6 +38,10 @@ def test_rates_are_what_they_say() -> None:
             wrong[rate] += any(word not in (None, clip.truth[name]) for name, word in said.items())
             words = human_caption(clip, rng, 0, rate).split()
             unknown[rate] += any(word not in world.WORDS for word in words)
+        two = world.pairs.clip(0, index, 2, 8, 8)
+        words = human_caption(two, rng, 1, 0).split()
+        if len(words) == len(two.short_caption.split()):  # "up" may have become "up and left"
+            assert sum(a != b for a, b in zip(words, two.short_caption.split(), strict=True)) == 1
     assert wrong[1.0] == 400 and 50 < wrong[0.2] < 110
     assert unknown[1.0] > 375 and 50 < unknown[0.2] < 110
 

@@ -179,7 +179,15 @@ def test_a_model_that_does_not_fit_is_refused_in_a_sentence(
                 "--model.text_width=16",
                 f"--model.start={trained / 'dit' / 'weights'}",
             ],
-            "model.start holds a model of another form",
+            "model.start holds a model of another form: its text_width is 32, not 16",
+        ),
+        (
+            [
+                f"--data.vae={trained / 'vae' / 'weights'}",
+                "--model.target=x",  # the same tensors, another meaning
+                f"--model.start={trained / 'dit' / 'weights'}",
+            ],
+            "model.start holds a model of another form: its target is v, not x",
         ),
     ):
         with pytest.raises(SystemExit) as stop:

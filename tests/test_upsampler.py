@@ -28,7 +28,8 @@ def test_what_users_type_is_kept_by_the_caption_it_came_from() -> None:
 
 def test_what_is_kept() -> None:
     rich = "a small red circle moving up and left on a black background"
-    for short in ("red circle", "circle, red", "moving up and left", "small", "", rich):
+    diagonal = "moving up and left", "moving left and up"
+    for short in ("red circle", "circle, red", *diagonal, "small", "", rich):
         assert keeps(short, rich)
     for short in ("blue circle", "red square", "moving up", "large", "red circle on navy"):
         assert not keeps(short, rich)

@@ -108,5 +108,7 @@ def test_bad_input(vae: VAE, video: torch.Tensor) -> None:
         vae.encode(video[:, :, :, :15])
     with pytest.raises(InputError, match="2 frames short of a group"):
         list(vae.encode_stream(video[:, :, :7].unbind(2)))
+    with pytest.raises(InputError, match="depth must be 1 or more, got 0"):
+        VAE(depth=0)
     with pytest.raises(InputError, match="a patch has 48 numbers, 64 channels"):
         VAE(channels=64, space=2)

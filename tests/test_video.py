@@ -1,5 +1,7 @@
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -25,6 +27,19 @@ def test_what_is_written_reads_back(tmp_path: Path, suffix: str, clip: np.ndarra
     if not image:
         read = world.describe(np.ascontiguousarray(small))
         assert read["motion"] == world.describe(clip)["motion"]
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp"])
+def test_frames_that_are_held_stay_in_their_place(tmp_path: Path, suffix: str) -> None:
+    grays = [10, 60, 110, 110, 110, 200, 200]
+    clip = np.stack([np.full((16, 16, 3), gray, np.uint8) for gray in grays])
+    back = video.read(video.write(tmp_path / f"held{suffix}", clip))
+    assert back[:, 0, 0, 0].tolist() == grays
+
+
+def test_a_rate_need_not_be_whole(tmp_path: Path) -> None:
+    with av.open(str(video.write(tmp_path / "clip.mp4", CLIP, fps=12.5))) as container:
+        assert container.streams.video[0].average_rate == Fraction(25, 2)
 
 
 def test_png_is_a_film_strip_or_an_image(tmp_path: Path) -> None:

@@ -159,5 +159,5 @@ def test_bad_input() -> None:
         clip(0, 0, split="test")
     with pytest.raises(InputError, match="at least 1 frame"):
         clip(0, 0, num_frames=0)
-    with pytest.raises(InputError, match=r"uint8 frames \(T, H, W, 3\), got float64"):
+    with pytest.raises(InputError, match=r"uint8 \(T, H, W, 3\), got float64"):
         describe(np.zeros((17, 32, 32, 3)))

@@ -34,7 +34,7 @@ class Recipe:
 
     model: dict[str, Any]
     batch: int
-    decay: float  # of the average of the weights
+    decay: float  # of the average of the weights, which looks less far back in early steps
     size: tuple[int, int, int] | None = None  # width, depth, heads
     sampling: dict[str, Any] = field(default_factory=dict)
     optimizer: Callable[[DiTTraining], torch.optim.Optimizer] = DiTTraining.optimizer

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from minisora.errors import InputError
+from minisora.errors import check_frames
 from minisora.world.shapes import (
     BACKGROUNDS,
     BOUNCE_FRAMES,
@@ -46,10 +46,7 @@ def describe(frames: np.ndarray) -> dict[str, Any]:
     is.
     """
     frames = np.asarray(frames)
-    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
-        raise InputError(
-            f"the oracle reads uint8 frames (T, H, W, 3), got {frames.dtype} {frames.shape}"
-        )
+    check_frames(frames, "(T, H, W, 3)")
     pixels = frames / 255.0
     unit = min(frames.shape[1:3]) / SIDE
     background = nearest(np.median(pixels, axis=(0, 1, 2)), BACKGROUNDS)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from minisora.errors import InputError
+from minisora.errors import check_frames
 from minisora.world import shapes
 from minisora.world.oracle import nearest, read_object
 from minisora.world.shapes import (
@@ -179,16 +179,7 @@ def describe(frames: np.ndarray) -> dict[str, Any]:
     which they are further apart.
     """
     frames = np.asarray(frames)
-    if (
-        frames.ndim != 4
-        or frames.shape[-1] != 3
-        or frames.dtype != np.uint8
-        or min(frames.shape[1:3]) < 8
-        or not len(frames)
-    ):
-        raise InputError(
-            f"the oracle reads uint8 frames (T, H, W, 3) of at least 8 x 8, got {frames.dtype} {frames.shape}"
-        )
+    check_frames(frames, "(T, H, W, 3)", side=8)
     pixels = frames / 255.0
     unit = min(frames.shape[1:3]) / SIDE
     background = nearest(np.median(pixels, axis=(0, 1, 2)), BACKGROUNDS)

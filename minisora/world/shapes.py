@@ -197,7 +197,7 @@ def parse(text: str) -> dict[str, str | None]:
     """Which attributes of one object a text names; None for those it does not. Every word belongs
     to one attribute, so their order does not matter."""
     words = re.findall(r"[a-z]+", text.lower())
-    plain = " ".join(words)
+    plain = re.sub(r"\b(left|right) and (up|down)\b", r"\2 and \1", " ".join(words))
     motions = [motion for motion in MOTIONS if re.search(rf"\b{motion}\b", plain)]
     named: dict[str, str | None] = {"motion": max(motions, key=len, default=None)}
     kinds = {"shape": SHAPES, "color": COLORS, "size": SIZES, "background": BACKGROUNDS}
