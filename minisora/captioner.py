@@ -250,7 +250,7 @@ class Captioner(nn.Module):
             else:
                 word = logits.argmax(-1, keepdim=True)
             ids = torch.cat([ids, word.masked_fill(ids[:, -1:] == END, END)], dim=1)
-            if (word == END).all():
+            if (ids[:, -1] == END).all():
                 break
         return [self.tokenizer.decode([i for i in row if i > START]) for row in ids.tolist()]
 

@@ -122,7 +122,7 @@ def short_prompts(
         ("typed", typed),
         ("upsampled", upsampler(typed, torch.Generator().manual_seed(seed))),
     ):
-        reads = map(one_object.describe, sample(sora, prompts, seed, None, batch, bar))
+        reads = map(one_object.describe, sample(sora, prompts, seed, batch=batch, bar=bar))
         right = sum(named_right(*pair) for pair in zip(typed, reads, strict=True))
         low, high = wilson(right, clips)
         result[name] = {"right": right / clips, "low": low, "high": high}

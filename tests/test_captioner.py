@@ -57,6 +57,26 @@ def test_captions_fit_and_end(captioner: Captioner) -> None:
         assert START not in captioner.tokenize([pairs.clip(0, index, 2).caption])[0, 1:]
 
 
+def test_reading_ends_when_every_caption_has_ended(captioner: Captioner, monkeypatch) -> None:
+    """Captions that end at different words: what comes after an END is no reason to go on."""
+    asked = []
+
+    def say(words: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+        step = (
+            words.shape[1] - 1
+        )  # the first caption ends at once and would go on, the second later
+        asked.append(step)
+        logits = torch.zeros(2, words.shape[1], captioner.head.out_features)
+        logits[
+            torch.arange(2), -1, torch.tensor([END if step == 0 else 5, END if step == 2 else 5])
+        ] = 9
+        return logits
+
+    monkeypatch.setattr(captioner, "say", say)
+    first, second = captioner(clips(2))
+    assert first == "" and len(second.split()) == 2 and asked == [0, 1, 2]
+
+
 def test_reads_any_length_and_size(captioner: Captioner) -> None:
     for frames, size in ((1, 32), (2, 32), (5, 64), (40, 24)):
         (said,) = captioner(clips(1, frames, size))
