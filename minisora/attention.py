@@ -16,7 +16,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     In bfloat16 on a CPU short sequences are faster written out than fused.
     """
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and k.shape[2] < 1000 and mask is None:
-        return (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1) @ v
+        return (q * q.shape[-1] ** -0.5 @ k.mT).softmax(-1) @ v
     return F.scaled_dot_product_attention(q, k, v, mask)
 
 
@@ -81,23 +81,27 @@ class Attention(nn.Module):
     ) -> Tensor:
         """x (B, N, width), turns (N, head width / 2) complex, context (B, L, context width) -> (B,
         N, width). If `causal`, a token looks at itself, at those before it, and at the context."""
-        q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b n h d", three=3, h=self.heads)
+        q, k, v = self.split(self.qkv(x), 3)  # (B, h, N, d) each
         q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
         if turns is not None:
-            q, k = rotate(q, turns[:, None]), rotate(k, turns[:, None])
+            q, k = rotate(q, turns), rotate(k, turns)
         if self.context_kv is not None and context is not None:
-            kv = self.context_kv(context)  # (B, L, 2 width)
-            ck, cv = rearrange(kv, "b l (two h d) -> two b l h d", two=2, h=self.heads)
-            k = torch.cat([self.k_norm(ck).to(v.dtype), k], dim=1)  # (B, L + N, h, d)
-            v = torch.cat([cv, v], dim=1)
+            ck, cv = self.split(self.context_kv(context), 2)  # (B, h, L, d)
+            k = torch.cat([self.k_norm(ck).to(v.dtype), k], dim=2)  # (B, h, L + N, d)
+            v = torch.cat([cv, v], dim=2)
         mask = None
         if causal:
-            ahead = k.shape[1] - q.shape[1]  # tokens of the context come first
-            mask = torch.ones(q.shape[1], k.shape[1], dtype=torch.bool, device=x.device).tril(
+            ahead = k.shape[2] - q.shape[2]  # tokens of the context come first
+            mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=x.device).tril(
                 ahead
             )
-        out = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask)
+        out = attend(q, k, v, mask)
         return self.out(rearrange(out, "b h n d -> b n (h d)"))
+
+    def split(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """(B, N, parts * width) -> `parts` tensors (B, heads, N, d), each in one piece of memory."""
+        x = rearrange(x, "b n (parts h d) -> parts b h n d", parts=parts, h=self.heads)
+        return x.contiguous().unbind()
 
 
 class MLP(nn.Module):
