@@ -15,24 +15,24 @@ from minisora.device import fast_bfloat16
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
-def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
+def orthogonalize(matrices: Tensor, steps: int = 5, in_bfloat16: bool = False) -> Tensor:
     """The nearest semi-orthogonal matrices, roughly: (K, rows, columns) -> the same, singular
     values near 1.
 
-    A step is X <- (a + b G + c G^2) X with G = X X^T: in bfloat16 where that is fast. Else its
-    factors, which commute, are gathered from G alone, which is square and small, and X is multiplied
-    once (sums of products of products: in float32).
+    A step is X <- (a + b G + c G^2) X with G = X X^T. All its factors commute, so in float32 they are
+    gathered from G alone, which is square and small, and X is multiplied once. In bfloat16 such
+    products of products would drown, and where it is fast X is multiplied in every step.
     """
     a, b, c = NEWTON_SCHULZ
     tall = matrices.shape[1] > matrices.shape[2]
     x = (matrices.mT if tall else matrices).float()
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    if fast_bfloat16(x.device.type):
+    if in_bfloat16:
         x = x.bfloat16()
         for _ in range(steps):
             gram = x @ x.mT
-            polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-            x = torch.baddbmm(x, polynomial, x, beta=a)
+            factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)  # b G + c G^2, rounded once
+            x = torch.baddbmm(x, factor, x, beta=a)
     else:
         gram = x @ x.mT
         one = torch.eye(gram.shape[-1], device=x.device)
@@ -91,9 +91,8 @@ class MuonAdam(torch.optim.Optimizer):
             nesterov = grad.lerp(state["momentum"], group["momentum"])
             same_shape[(p.shape[0], p[0].numel())].append((p, nesterov))
         for (rows, columns), pairs in same_shape.items():
-            updates = orthogonalize(
-                torch.stack([update.reshape(rows, columns) for _, update in pairs])
-            )
+            stack = torch.stack([update.reshape(rows, columns) for _, update in pairs])
+            updates = orthogonalize(stack, in_bfloat16=fast_bfloat16(stack.device.type))
             rate = group["lr"] * max(1.0, rows / columns) ** 0.5
             for (p, _), update in zip(pairs, updates, strict=True):
                 p.add_(update.reshape(p.shape), alpha=-rate)
