@@ -171,6 +171,7 @@ def sample(options: argparse.Namespace) -> None:
     out = minisora.video.check_output(options.out)
     import torch
 
+    from minisora.upsampler import keeps
     from minisora.weights import read_config
 
     prompt, draws = options.prompt, torch.Generator().manual_seed(options.seed)
@@ -202,6 +203,8 @@ def sample(options: argparse.Namespace) -> None:
         read, unclean = minisora.world.describe(clip), ", but not one clean object"
         says = minisora.world.caption(read)
     print(f"the oracle sees {says}{'' if read['clean'] else unclean}")
+    if not read["clean"] and not keeps(prompt, prompt):
+        print("the prompt leaves something open: --upsample says it for you")
 
 
 def fit(arguments: list[str]) -> None:

@@ -164,6 +164,17 @@ def test_the_upsampled_prompt_is_shown_before_sampling(
     assert said.startswith("prompt: a red circle growing on a navy background\n")
 
 
+def test_a_failed_clip_of_a_short_prompt_is_told_of_upsampling(
+    tmp_path: Path, tiny_sora: Sora, capsys
+) -> None:
+    tiny_sora.save(tmp_path / "weights")  # untrained: no clip of it is clean
+    for prompt, told in (("red circle", True), (DEMO, False)):
+        where = ["--out", str(tmp_path / "a.gif"), "--weights", str(tmp_path / "weights")]
+        main(["sample", prompt, *where])
+        said = capsys.readouterr().out
+        assert "not one clean object" in said and ("--upsample" in said) == told
+
+
 def test_the_shipped_upsampler_serves_a_model_that_has_none(
     tmp_path: Path, tiny_sora: Sora, capsys
 ) -> None:
