@@ -35,8 +35,7 @@ def test_links_resolve(text: str) -> None:
 def test_every_config_parses_and_says_what_to_expect(config: Path) -> None:
     header = "".join(line for line in config.read_text().splitlines(True) if line.startswith("#"))
     path = f"configs/{config.parent.name}/{config.name}"
-    stage = "dit" if config.stem == "pairs" else config.stem
-    command = f"minisora fit {stage} --config {path}"
+    command = f"minisora fit {config.stem} --config {path}"
     if config.stem == "recaption":
         command = f"minisora recaption captions.jsonl --config {path}"
     assert command in header and "Hardware" in header and "Time" in header and "Expect" in header
