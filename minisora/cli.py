@@ -203,8 +203,8 @@ def sample(options: argparse.Namespace) -> None:
         read, unclean = minisora.world.describe(clip), ", but not one clean object"
         says = minisora.world.caption(read)
     print(f"the oracle sees {says}{'' if read['clean'] else unclean}")
-    if not read["clean"] and not keeps(prompt, prompt):
-        print("the prompt leaves something open: --upsample says it for you")
+    if frames > 1 and not read["clean"] and not keeps(prompt, prompt):
+        print("the prompt is no full caption as in training: --upsample makes it one")
 
 
 def fit(arguments: list[str]) -> None:

@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from minisora.device import fast_bfloat16
-
 # the quintic's coefficients: steep at 0, so that singular values end near 1 (in [0.7, 1.2])
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
@@ -21,7 +19,7 @@ def orthogonalize(matrices: Tensor, steps: int = 5, in_bfloat16: bool = False) -
 
     A step is X <- (a + b G + c G^2) X with G = X X^T. All its factors commute, so in float32 they are
     gathered from G alone, which is square and small, and X is multiplied once. In bfloat16 such
-    products of products would drown, and where it is fast X is multiplied in every step.
+    products of products would lose their small singular values, so X is multiplied in every step.
     """
     a, b, c = NEWTON_SCHULZ
     tall = matrices.shape[1] > matrices.shape[2]
@@ -51,7 +49,7 @@ class MuonAdam(torch.optim.Optimizer):
     `matrices` are stepped along their orthogonalized momentum, with rate `lr` times sqrt(max(1,
     rows / columns)); kernels are flattened to (out, in * size). `others` are stepped by Adam with
     rate `adam_lr`. Matrices of one shape are stepped together, so a small model's step is a few
-    large products.
+    large products. `in_bfloat16` goes to `orthogonalize`.
     """
 
     def __init__(
@@ -62,7 +60,9 @@ class MuonAdam(torch.optim.Optimizer):
         adam_lr: float = 2e-3,
         momentum: float = 0.95,
         betas: tuple[float, float] = (0.9, 0.99),
+        in_bfloat16: bool = False,
     ) -> None:
+        self.in_bfloat16 = in_bfloat16
         groups = [
             {"params": list(matrices), "kind": "muon", "lr": lr},
             {"params": list(others), "kind": "adam", "lr": adam_lr},
@@ -92,7 +92,7 @@ class MuonAdam(torch.optim.Optimizer):
             same_shape[(p.shape[0], p[0].numel())].append((p, nesterov))
         for (rows, columns), pairs in same_shape.items():
             stack = torch.stack([update.reshape(rows, columns) for _, update in pairs])
-            updates = orthogonalize(stack, in_bfloat16=fast_bfloat16(stack.device.type))
+            updates = orthogonalize(stack, in_bfloat16=self.in_bfloat16)
             rate = group["lr"] * max(1.0, rows / columns) ** 0.5
             for (p, _), update in zip(pairs, updates, strict=True):
                 p.add_(update.reshape(p.shape), alpha=-rate)

@@ -52,7 +52,9 @@ class Training(L.LightningModule):
 
     def optimizer(self) -> torch.optim.Optimizer:
         lr, adam_lr = self.rates
-        return MuonAdam(*split_parameters(*self.optimized()), lr=lr, adam_lr=adam_lr)
+        half = self._trainer is not None and "bf16" in str(self._trainer.precision)
+        parameters = split_parameters(*self.optimized())
+        return MuonAdam(*parameters, lr=lr, adam_lr=adam_lr, in_bfloat16=half)
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = self.optimizer()

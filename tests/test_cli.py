@@ -168,9 +168,10 @@ def test_a_failed_clip_of_a_short_prompt_is_told_of_upsampling(
     tmp_path: Path, tiny_sora: Sora, capsys
 ) -> None:
     tiny_sora.save(tmp_path / "weights")  # untrained: no clip of it is clean
-    for prompt, told in (("red circle", True), (DEMO, False)):
-        where = ["--out", str(tmp_path / "a.gif"), "--weights", str(tmp_path / "weights")]
-        main(["sample", prompt, *where])
+    where = ["--out", str(tmp_path / "a.gif"), "--weights", str(tmp_path / "weights")]
+    image = ["a large red circle on a black background", "--num-frames", "1"]
+    for asked, told in ((["red circle"], True), ([DEMO], False), (image, False)):
+        main(["sample", *asked, *where])
         said = capsys.readouterr().out
         assert "not one clean object" in said and ("--upsample" in said) == told
 

@@ -24,7 +24,7 @@ from minisora.experiments.short_runs import (
     train,
 )
 from minisora.pipeline import Sora
-from minisora.weights import shipped
+from minisora.weights import fingerprint, shipped
 from minisora.world import agree, describe
 from minisora.world.shapes import parse
 
@@ -47,10 +47,11 @@ FORMS = (
 
 
 def run(seeds: list[int], minutes: float) -> str:
-    """Runs what the results do not hold yet; returns the table."""
+    """Runs what the results do not hold yet for the shipped weights; returns their table."""
+    weights = fingerprint(shipped(), "dit")
     for seed in seeds:
         for reader, share in READERS.items():
-            run = {"reader": reader, "seed": seed, "minutes": minutes}
+            run = {"reader": reader, "seed": seed, "minutes": minutes, "weights": weights}
             if found(RESULTS, **run):
                 continue
             if share is None:
@@ -58,7 +59,7 @@ def run(seeds: list[int], minutes: float) -> str:
             else:
                 sora, steps = train(recipe(share, seed), cached_latents(), seed, minutes)
             keep(RESULTS, **run, steps=steps, **answers(sora, seed))
-    return table(found(RESULTS, minutes=minutes), seeds)
+    return table(found(RESULTS, minutes=minutes, weights=weights), seeds)
 
 
 def recipe(share: float, seed: int) -> Recipe:
