@@ -27,6 +27,12 @@ def seeded() -> None:
 
 
 @pytest.fixture
+def in_float32(monkeypatch) -> None:
+    """Of tests that compare numbers more closely than bfloat16 can, on machines that are fast at it."""
+    monkeypatch.setattr("minisora.device.fast_bfloat16", lambda _: False)
+
+
+@pytest.fixture
 def tiny_sora() -> Sora:
     torch.manual_seed(0)
     vae = shake(VAE(channels=4, space=8, width=16, depth=1))

@@ -47,7 +47,7 @@ def test_batches_are_a_function_of_the_step() -> None:
     assert all(torch.equal(video, data.batch(step)["video"]) for step, video in enumerate(first))
 
 
-def test_shorter_clips_are_the_first_latents_and_one_is_an_image(tmp_path) -> None:
+def test_shorter_clips_are_the_first_latents_and_one_is_an_image(tmp_path, in_float32) -> None:
     vae = shake(VAE(channels=4, space=8, width=16, depth=1))
     weights.save(tmp_path, {}, vae=vae)
     data = LatentData(str(tmp_path), clips=16, batch_size=16, shorter=1.0)

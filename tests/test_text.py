@@ -77,7 +77,7 @@ def tiny_t5(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def test_a_frozen_encoder_in_place_of_ours(tiny_t5: str, tmp_path) -> None:
+def test_a_frozen_encoder_in_place_of_ours(tiny_t5: str, tmp_path, in_float32) -> None:
     """It conditions the transformer, only what stands on it is trained and saved, and a model with
     it is loaded again."""
     text = PretrainedEncoder(tiny_t5, width=16)
