@@ -4,6 +4,7 @@ import csv
 import json
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
 
@@ -11,6 +12,7 @@ from minisora import Sora, world
 from minisora.captioner import Captioner
 from minisora.cli import main
 from minisora.data import CaptionData
+from minisora.training import DiTTraining
 from minisora.upsampler import Upsampler
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -227,3 +229,11 @@ def test_an_upsampler_is_trained(tmp_path: Path) -> None:
     assert len(drawn) == 1 and set(drawn[0].split()) <= world.WORDS
     curve = [float(loss) for loss in losses(tmp_path, "upsampler").values()]
     assert len(curve) == 20 and sum(curve[-5:]) < 0.9 * sum(curve[:5])
+
+
+def test_muon_computes_in_the_precision_of_the_run() -> None:
+    for precision, half in (("bf16-mixed", True), ("32-true", False)):
+        module = DiTTraining(size="tiny")
+        assert not module.optimizer().in_bfloat16  # outside of a run
+        module.trainer = L.Trainer(precision=precision, accelerator="cpu", logger=False)
+        assert module.optimizer().in_bfloat16 == half
