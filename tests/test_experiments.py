@@ -35,12 +35,70 @@ def test_every_change_trains_and_samples(data: LatentData, monkeypatch) -> None:
         config.model |= MODEL
         config.batch = 4
         change(config)
-        sora, steps = short_runs.train(config, data, 0, minutes=1e-5)
-        assert steps >= 1 and isinstance(sora, Sora), name
+        config.model["channels"] = 4
+        sora = short_runs.train(config, data, 0, steps=2)
+        assert isinstance(sora, Sora), name
         form = (64, 2) if config.size is None else config.size[:2]
         assert (sora.dit.width, len(sora.dit.blocks)) == form, name
         (made,) = evaluate.sample(sora, [config.caption("a small red circle growing")])
         assert made.shape == (17, 32, 32, 3), name
+
+
+def test_runs_repeat_themselves(data: LatentData) -> None:
+    """Also beside another one that is stepped in turns, on the same data."""
+    config = Recipe.from_config()
+    config.model |= MODEL
+    config.batch = 4
+    other = Recipe(config.model, batch=8, decay=0.0)
+    first = short_runs.Run(config, data, 0)
+    second, beside = short_runs.Run(config, data, 0), short_runs.Run(other, data, 1)
+    for step in range(3):
+        first.step(step / 3)
+    for step in range(3):
+        beside.step(step / 3)
+        second.step(step / 3)
+    same = zip(first.averages, second.averages, strict=True)
+    assert all(torch.equal(*pair) for pair in same)
+    assert not torch.equal(first.averages[-1], beside.averages[-1])
+
+
+def test_what_costs_more_makes_fewer_steps(data: LatentData, tmp_path: Path, monkeypatch) -> None:
+    clock, made = [0.0], []
+
+    def run(recipe: Recipe, *_: object) -> SimpleNamespace:
+        def step(_: float) -> None:
+            clock[0] += recipe.batch / 32
+
+        return SimpleNamespace(step=step)
+
+    clip = world.clip(0, 0, split="held_out")
+    monkeypatch.setattr(short_runs.time, "process_time", lambda: clock[0])
+    monkeypatch.setattr(recipe, "Run", run)
+    monkeypatch.setattr(recipe, "RESULTS", tmp_path / "results.jsonl")
+    monkeypatch.setattr(recipe, "cached_latents", lambda **_: data)
+    monkeypatch.setattr(
+        recipe, "train", lambda *args: (made.append(args[-1]), SimpleNamespace(defaults={}))[1]
+    )
+    monkeypatch.setattr(recipe, "fresh_clips", lambda *_: [clip])
+    monkeypatch.setattr(recipe, "sample", lambda *_: clip.frames[None])
+    recipe.run([0], 100, 1, ["batch 64", "batch 16", "asked for x", "none"])
+    assert made == [50, 200, 100, 100]
+
+
+def test_a_vae_is_trained_once(tmp_path: Path, monkeypatch) -> None:
+    asked = []
+
+    def fit(stage: str, arguments: list[str]) -> None:
+        given = dict(zip(arguments[::2], arguments[1::2], strict=True))
+        asked.append((stage, given["--model.channels"]))
+        vae = VAE(channels=int(given["--model.channels"]), space=8, width=16, depth=1)
+        weights.save(Path(given["--trainer.default_root_dir"]) / "weights", {}, vae=vae)
+
+    monkeypatch.setattr(short_runs, "ROOT", tmp_path)
+    monkeypatch.setattr(short_runs, "fit", fit)
+    for _ in range(2):
+        assert weights.load(short_runs.toy_vae(8), "vae", VAE).channels == 8
+    assert asked == [("vae", "8")]
 
 
 def test_scaled_latents_are_scaled_back(data: LatentData) -> None:
@@ -56,8 +114,10 @@ def test_results_are_kept_and_not_run_again(data: LatentData, tmp_path: Path, mo
     model = SimpleNamespace(defaults={"guidance_scale": 2.0})
     monkeypatch.setattr(recipe, "RESULTS", tmp_path / "results.jsonl")
     monkeypatch.setattr(recipe, "SAMPLING", {"guidance 3": {"guidance_scale": 3.0}})
-    monkeypatch.setattr(recipe, "cached_latents", lambda: data)
-    monkeypatch.setattr(recipe, "train", lambda *_: (runs.append(1), (model, 7))[1])
+    monkeypatch.setattr(recipe, "cached_latents", lambda **_: data)
+    monkeypatch.setattr(recipe, "Run", lambda *_: None)
+    monkeypatch.setattr(recipe, "relative_cost", lambda *_: 1)
+    monkeypatch.setattr(recipe, "train", lambda *_: (runs.append(1), model)[1])
     monkeypatch.setattr(recipe, "fresh_clips", lambda *_: [clip])
 
     def sample(sora: SimpleNamespace, _: list[str]) -> np.ndarray:
@@ -67,7 +127,7 @@ def test_results_are_kept_and_not_run_again(data: LatentData, tmp_path: Path, mo
 
     monkeypatch.setattr(recipe, "sample", sample)
     for seeds in ([0], [0, 1], [0, 1]):
-        table = recipe.run(seeds, 5.0, 8, ["none", "batch 16"]).splitlines()
+        table = recipe.run(seeds, 7, 8, ["none", "batch 16"]).splitlines()
     assert len(runs) == 4 and asked == [2.0, 3.0, 2.0] * 2
     assert (
         table[2] == "| none | 7 | 100% | 100% | 100% | 100% | 100.0, 100.0 |" and len(table) == 5
@@ -78,7 +138,7 @@ def test_results_are_kept_and_not_run_again(data: LatentData, tmp_path: Path, mo
     short_runs.keep(tmp_path / "late.jsonl", seed=1)  # two runs at a time end in any order
     short_runs.keep(tmp_path / "late.jsonl", seed=0)
     assert short_runs.found(tmp_path / "late.jsonl") == [{"seed": 0}, {"seed": 1}]
-    table = recipe.run([0], 2.0, 8, ["none"]).splitlines()  # of another length: not the same run
+    table = recipe.run([0], 9, 8, ["none"]).splitlines()  # of another length: not the same run
     assert len(runs) == 5 and table[2].endswith("| 100.0 |") and len(table) == 4
 
 
@@ -205,9 +265,9 @@ def test_binding_trains_each_way_and_keeps_its_results(
 ) -> None:
     told, trained = [], []
 
-    def train(config: Recipe, *_: object) -> tuple[str, int]:
+    def train(config: Recipe, *_: object) -> str:
         trained.append((config.model["pooled"], config.caption("a red star below a blue cross")))
-        return "a model", 7
+        return "a model"
 
     scene = world.pairs.clip(0, 0, split="held_out")
     monkeypatch.setattr(binding, "RESULTS", tmp_path / "binding.jsonl")
@@ -217,8 +277,8 @@ def test_binding_trains_each_way_and_keeps_its_results(
     monkeypatch.setattr(
         binding, "sample", lambda _, prompts: (told.append(prompts[0]), scene.frames[None])[1]
     )
-    binding.run([0], 1.0, 1, ["attention alone"])
-    table = binding.run([0], 1.0, 1, [])
+    binding.run([0], 7, 1, ["attention alone"])
+    table = binding.run([0], 7, 1, [])
     assert [pooled for pooled, _ in trained] == [False, True, True, False]
     assert set(told) == {scene.caption, world.pairs.in_order(scene.caption)}
     assert table.splitlines()[2] == "| attention alone | 0 | 7 |" + " 100% |" * 7

@@ -1,6 +1,6 @@
 """Two objects: does the model know which color is whose?
 
-Transformers learn from scratch, for the same time, from clips of one object and of two. Words reach
+Transformers learn from scratch, for the same number of steps, from clips of one object and of two. Words reach
 the picture by attention and as a mean in adaLN, or by attention alone; and the two objects are told
 in any order, or always from the upper or the left one.
 """
@@ -30,24 +30,24 @@ RESULTS = ROOT / "configs" / "binding.jsonl"
 COLUMNS = ("layout", "relation", "color", "motion", "shape", "clean", "all")
 
 
-def run(seeds: list[int], minutes: float, prompts: int, only: list[str]) -> str:
+def run(seeds: list[int], steps: int, prompts: int, only: list[str]) -> str:
     """Runs what the results do not hold yet; returns the table."""
     data = cached_latents(pairs=0.5)
     for seed in seeds:
         for way, (pooled, ordered) in WAYS.items():
-            run = {"words by": way, "seed": seed, "minutes": minutes, "prompts": prompts}
+            run = {"words by": way, "seed": seed, "steps": steps, "prompts": prompts}
             if found(RESULTS, **run) or (only and way not in only):
                 continue
             recipe = Recipe.from_config()
             recipe.model["pooled"] = pooled
             recipe.caption = pairs.in_order if ordered else lambda caption: caption
-            sora, steps = train(recipe, data, seed, minutes)
+            sora = train(recipe, data, seed, steps)
             clips = fresh_clips(sora, prompts, pairs)
             frames = sample(sora, [recipe.caption(clip.caption) for clip in clips])
             scores = oracle_scores(frames, [clip.truth for clip in clips], pairs)
             right = {name: round(100 * score["right"], 1) for name, score in scores.items()}
-            keep(RESULTS, **run, steps=steps, **right)
-    return table(found(RESULTS, minutes=minutes, prompts=prompts))
+            keep(RESULTS, **run, **right)
+    return table(found(RESULTS, steps=steps, prompts=prompts))
 
 
 def table(runs: list[dict[str, Any]]) -> str:

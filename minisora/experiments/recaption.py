@@ -31,7 +31,7 @@ ARMS = {"what people wrote": "human", "95% synthetic": "caption", "the truth": "
 RESULTS = ROOT / "configs" / "recaption.jsonl"
 
 
-def run(seeds: list[int], minutes: float, prompts: int) -> str:
+def run(seeds: list[int], steps: int, prompts: int) -> str:
     """Runs what the results do not hold yet; returns the table."""
     data = cached_latents()
     truth = data.captions, data.image_captions
@@ -39,16 +39,16 @@ def run(seeds: list[int], minutes: float, prompts: int) -> str:
     recaption(str(path), clips=data.clips)
     for seed in seeds:
         for arm, kind in ARMS.items():
-            run = {"captions": arm, "seed": seed, "minutes": minutes, "prompts": prompts}
+            run = {"captions": arm, "seed": seed, "steps": steps, "prompts": prompts}
             if found(RESULTS, **run):
                 continue
             data.captions, data.image_captions = truth
             if kind:
                 data.captions = data.image_captions = read_captions(str(path), kind)[1]
-            sora, steps = train(Recipe.from_config(), data, seed, minutes)
+            sora = train(Recipe.from_config(), data, seed, steps)
             clips = fresh_clips(sora, prompts)
-            keep(RESULTS, **run, steps=steps, **answers(sora, clips))
-    return table(found(RESULTS, minutes=minutes, prompts=prompts), seeds)
+            keep(RESULTS, **run, **answers(sora, clips))
+    return table(found(RESULTS, steps=steps, prompts=prompts), seeds)
 
 
 def answers(sora: Sora, clips: list[Clip]) -> dict[str, list[int]]:

@@ -1,6 +1,7 @@
 """What the recipe rests on: one change at a time from configs/toy/dit.yaml, sampled with plain guidance.
 
-Changes of training get a run of their own; those of sampling share the run without a change.
+Changes of training get a run of their own, which makes more steps if they cost less and fewer if
+they cost more; those of sampling share the run without a change.
 """
 
 import statistics
@@ -13,10 +14,13 @@ from minisora.evaluate import sample
 from minisora.experiments.short_runs import (
     ROOT,
     Recipe,
+    Run,
     cached_latents,
     found,
     fresh_clips,
     keep,
+    relative_cost,
+    toy_vae,
     train,
 )
 from minisora.metrics import oracle_scores
@@ -39,6 +43,15 @@ def adamw(rate: float) -> Callable[[Recipe], None]:
 
 def shaped(width: int, depth: int) -> Callable[[Recipe], None]:
     return own(size=(width, depth, width // 32))
+
+
+def latents(channels: int) -> Callable[[Recipe], None]:
+    """Of a VAE with so many channels that is trained for it."""
+
+    def change(recipe: Recipe) -> None:
+        recipe.model["channels"], recipe.vae = channels, lambda: toy_vae(channels)
+
+    return change
 
 
 def no_places(module: DiTTraining) -> None:
@@ -66,6 +79,9 @@ CHANGES: dict[str, Callable[[Recipe], None]] = {
     "noise mean 2, fixed": model(t_mean=2.0, t_mean_end=None),
     "no rotary positions": own(prepare=lambda module: module.dit.frequencies.zero_()),
     "no absolute positions": own(prepare=no_places),
+    "a toy VAE's 8 channels": latents(8),
+    "a toy VAE's 16 channels": latents(16),
+    "a toy VAE's 32 channels": latents(32),
     "channels scaled to deviation 1": own(scale=lambda deviation: 1 / deviation),
     "channels times deviation^-0.5": own(scale=lambda deviation: deviation**-0.5),
     "patches of 1 x 1 x 1": model(patch=(1, 1, 1)),
@@ -78,7 +94,6 @@ CHANGES: dict[str, Callable[[Recipe], None]] = {
     "batch 16": own(batch=16),
     "batch 64": own(batch=64),
     "no average of the weights": own(decay=0.0),
-    "average 0.98": own(decay=0.98),
     "captions without filling words": own(caption=without_filling),
     "no text encoder blocks": model(text_depth=0),
     "2 text encoder blocks": model(text_depth=2),
@@ -100,25 +115,29 @@ SAMPLING: dict[str, dict[str, Any]] = {
 }
 
 
-def run(seeds: list[int], minutes: float, prompts: int, only: list[str]) -> str:
-    """Runs what the results do not hold yet; returns the table of all of them."""
-    data = cached_latents()
-    settings = {"minutes": minutes, "prompts": prompts}
+def run(seeds: list[int], steps: int, prompts: int, only: list[str]) -> str:
+    """Runs what the results do not hold yet, each as long as `steps` without a change take; returns
+    the table of all of them."""
+    settings = {"budget": steps, "prompts": prompts}
     for seed in seeds:
         for change in only or CHANGES:
             rows = [change, *(SAMPLING if change == "none" else ())]
             if all(found(RESULTS, change=row, seed=seed, **settings) for row in rows):
                 continue
-            recipe = Recipe.from_config()
+            recipe, base = Recipe.from_config(), Recipe.from_config()
             CHANGES[change](recipe)
-            sora, steps = train(recipe, data, seed, minutes)
+            data, made = cached_latents(vae=recipe.vae()), steps
+            if change != "none":
+                cost = relative_cost(Run(recipe, data, seed), Run(base, cached_latents(), seed))
+                made = round(steps / cost)
+            sora = train(recipe, data, seed, made)
             clips, defaults = fresh_clips(sora, prompts), sora.defaults
             for row in rows:
                 sora.defaults = defaults | SAMPLING.get(row, {})
                 frames = sample(sora, [recipe.caption(clip.caption) for clip in clips])
                 scores = oracle_scores(frames, [clip.truth for clip in clips])
                 right = {name: round(100 * score["right"], 1) for name, score in scores.items()}
-                keep(RESULTS, change=row, seed=seed, **settings, steps=steps, **right)
+                keep(RESULTS, change=row, seed=seed, **settings, steps=made, **right)
     return table(found(RESULTS, **settings))
 
 

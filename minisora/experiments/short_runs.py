@@ -1,12 +1,12 @@
-"""Short trainings that can be compared: the recipe of configs/toy/dit.yaml with one thing changed,
-the same computing time for each.
+"""Short trainings that can be compared: the recipe of configs/toy/dit.yaml with one thing changed.
 
-Time is counted in seconds of the processor on one thread, and 2 of them make one second of a
-machine with two cores. So two runs can share such a machine, and other programs do no harm.
+Their length is counted in steps of that recipe, not in minutes, so that a run repeats itself on any
+machine. They compute in float32 on one thread: a machine with two cores makes two at a time.
 """
 
 import json
 import os
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,6 +21,8 @@ from tqdm import tqdm
 
 from minisora import dit, world
 from minisora.data import VALIDATION_SEED, LatentData
+from minisora.device import keep_memory
+from minisora.fit import fit
 from minisora.pipeline import Sora
 from minisora.training import DiTTraining
 from minisora.weights import fingerprint, shipped
@@ -36,6 +38,7 @@ class Recipe:
     batch: int
     decay: float  # of the average of the weights, which looks less far back in early steps
     size: tuple[int, int, int] | None = None  # width, depth, heads
+    vae: Callable[[], Path] = shipped
     sampling: dict[str, Any] = field(default_factory=dict)
     optimizer: Callable[[DiTTraining], torch.optim.Optimizer] = DiTTraining.optimizer
     prepare: Callable[[DiTTraining], None] = lambda module: None
@@ -50,10 +53,23 @@ class Recipe:
         return cls(model, config["data"]["batch_size"], average)
 
 
-def cached_latents(clips: int = 24_000, pairs: float = 0.0) -> LatentData:
-    """Latents of the shipped VAE, a share `pairs` of two objects, kept in runs/experiments."""
-    data = LatentData(str(shipped()), clips, shorter=0.15, pairs=pairs)
-    name = f"latents-{clips}-{pairs:g}-{fingerprint(shipped(), 'vae')}.pt"
+def toy_vae(channels: int) -> Path:
+    """The weights of the VAE of configs/toy/vae.yaml with so many latent channels, trained if need
+    be."""
+    folder = ROOT / "runs" / "experiments" / f"vae-{channels}"
+    if not (folder / "weights" / "vae.safetensors").exists():
+        config = ["--config", str(ROOT / "configs" / "toy" / "vae.yaml")]
+        config += ["--model.channels", str(channels), "--trainer.default_root_dir", str(folder)]
+        fit("vae", [*config, "--trainer.logger", "false"])
+    return folder / "weights"
+
+
+def cached_latents(clips: int = 24_000, pairs: float = 0.0, vae: Path | None = None) -> LatentData:
+    """Latents of `vae` (default: the shipped one), a share `pairs` of two objects, kept in
+    runs/experiments."""
+    vae = vae or shipped()
+    data = LatentData(str(vae), clips, shorter=0.15, pairs=pairs)
+    name = f"latents-{clips}-{pairs:g}-{fingerprint(vae, 'vae')}.pt"
     path = ROOT / "runs" / "experiments" / name
     kept = ("latents", "captions", "image_captions")
     if path.exists():
@@ -68,48 +84,73 @@ def cached_latents(clips: int = 24_000, pairs: float = 0.0) -> LatentData:
     return data
 
 
-def train(recipe: Recipe, data: LatentData, seed: int, minutes: float) -> tuple[Sora, int]:
-    """A model trained for `minutes` of two cores, and its steps. Uses one thread."""
-    torch.set_num_threads(1)
-    if recipe.size:
-        dit.SIZES["experiment"] = recipe.size
-        recipe.model["size"] = "experiment"
-    module = DiTTraining(**recipe.model, seed=seed)
-    module.log = lambda *_, **__: None  # type: ignore[method-assign]
-    recipe.prepare(module)
-    deviation = data.latents[:2000].float().std(dim=(0, 2, 3, 4)).view(1, -1, 1, 1, 1)
-    scale = recipe.scale(deviation)
-    data.seed, data.batch_size = seed, recipe.batch
-    optimizer = recipe.optimizer(module)
-    rates = [group["lr"] for group in optimizer.param_groups]
-    live: list[Tensor] = [p for p in module.parameters() if p.requires_grad]
-    averages = [p.detach().clone() for p in live]
-    budget, started, step, done = 120 * minutes, time.process_time(), 0, 0.0
-    module.progress = lambda: done  # type: ignore[method-assign]
-    bar = tqdm(total=round(budget), desc=f"seed {seed}", unit="s of one core")
-    while done < 1:
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * min((step + 1) / module.warmup, 1 - done)
-        batch = {"step": step, **data.batch(step)}
-        batch["latents"] = batch["latents"] * scale
-        batch["captions"] = [recipe.caption(caption) for caption in batch["captions"]]
-        optimizer.zero_grad()
-        module.training_step(batch, 0).backward()
-        optimizer.step()
+class Run:
+    """A training of `recipe` that is stepped by hand."""
+
+    def __init__(self, recipe: Recipe, data: LatentData, seed: int) -> None:
+        torch.set_num_threads(1)
+        keep_memory()
+        if recipe.size:
+            dit.SIZES["experiment"] = recipe.size
+            recipe.model["size"] = "experiment"
+        self.recipe, self.data, self.seed, self.count = recipe, data, seed, 0
+        self.module = DiTTraining(**recipe.model, seed=seed)
+        self.module.log = lambda *_, **__: None  # type: ignore[method-assign]
+        recipe.prepare(self.module)
+        deviation = data.latents[:2000].float().std(dim=(0, 2, 3, 4)).view(1, -1, 1, 1, 1)
+        self.scale = recipe.scale(deviation)
+        self.optimizer = recipe.optimizer(self.module)
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.live: list[Tensor] = [p for p in self.module.parameters() if p.requires_grad]
+        self.averages = [p.detach().clone() for p in self.live]
+
+    def step(self, done: float) -> None:
+        """One step, with the share `done` of the run behind it."""
+        self.module.progress = lambda: done  # type: ignore[method-assign]
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * min((self.count + 1) / self.module.warmup, 1 - done)
+        self.data.seed, self.data.batch_size = self.seed, self.recipe.batch
+        batch = {"step": self.count, **self.data.batch(self.count)}
+        batch["latents"] = batch["latents"] * self.scale
+        batch["captions"] = [self.recipe.caption(caption) for caption in batch["captions"]]
+        self.optimizer.zero_grad()
+        self.module.training_step(batch, 0).backward()
+        self.optimizer.step()
         with torch.no_grad():
-            late = min(recipe.decay, (1 + step) / (10 + step))
-            torch._foreach_lerp_(averages, live, 1 - late)
-        step += 1
-        done = (time.process_time() - started) / budget
-        bar.update(min(round(budget), round(done * budget)) - bar.n)
-    bar.close()
-    with torch.no_grad():
-        torch._foreach_copy_(live, averages)
-    vae = data.vae
-    if not torch.equal(scale, torch.ones_like(scale)):
-        vae = Rescaled(vae, scale)  # type: ignore[assignment]
-    defaults = module.defaults | recipe.sampling
-    return Sora(vae, module.text, module.dit, data.makes, defaults), step
+            late = min(self.recipe.decay, (1 + self.count) / (10 + self.count))
+            torch._foreach_lerp_(self.averages, self.live, 1 - late)
+        self.count += 1
+
+    def result(self) -> Sora:
+        """The model with the average of its weights."""
+        with torch.no_grad():
+            torch._foreach_copy_(self.live, self.averages)
+        vae = self.data.vae
+        if not torch.equal(self.scale, torch.ones_like(self.scale)):
+            vae = Rescaled(vae, self.scale)  # type: ignore[assignment]
+        defaults = self.module.defaults | self.recipe.sampling
+        return Sora(vae, self.module.text, self.module.dit, self.data.makes, defaults)
+
+
+def train(recipe: Recipe, data: LatentData, seed: int, steps: int) -> Sora:
+    """A model trained for `steps`."""
+    run = Run(recipe, data, seed)
+    for step in tqdm(range(steps), desc=f"seed {seed}", unit="step"):
+        run.step(step / steps)
+    return run.result()
+
+
+def relative_cost(run: Run, base: Run, steps: int = 12) -> float:
+    """Processor time of a step, relative to one of `base`: the median of `steps` in turns."""
+    ratios = []
+    for _ in range(steps + 2):
+        seconds = []
+        for each in (run, base):
+            started = time.process_time()
+            each.step(0.0)
+            seconds.append(time.process_time() - started)
+        ratios.append(seconds[0] / seconds[1])
+    return statistics.median(ratios[2:])  # the first two warm up
 
 
 class Rescaled:
