@@ -122,10 +122,14 @@ def parser() -> argparse.ArgumentParser:
         "experiment",
         choices=["recipe", "recaption", "paraphrases", "binding"],
         help="recipe: what the training rests on; recaption: do synthetic captions help? "
-        "paraphrases: does a text encoder that has read more? binding: which color is whose?",
+        "paraphrases: does a text encoder trained on more text help? binding: which color is whose?",
     )
     again.add_argument(
-        "--only", nargs="+", default=[], metavar="RUN", help="rows of the table that are runs"
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="RUN",
+        help="of recipe and binding; what differs in sampling alone belongs to the run 'none'",
     )
     again.add_argument(
         "--seeds", nargs="+", type=seed, default=[0, 1, 2], help="a run for each (default: 0 1 2)"
@@ -134,8 +138,8 @@ def parser() -> argparse.ArgumentParser:
         "--steps",
         type=positive,
         default=2100,
-        help="of configs/toy/dit.yaml, for a run; in rows of recipe whose steps take longer, as many as fit "
-        "into the same time (default: 2100)",
+        help="of a run; in recipe, runs whose steps take longer make fewer, in the same time "
+        "(default: 2100, of the toy size 7 to 12 minutes of one core)",
     )
     again.add_argument(
         "--prompts",
@@ -273,7 +277,8 @@ def reproduce(options: argparse.Namespace) -> None:
         options.experiment, []
     )
     if unknown := set(options.only) - set(rows):
-        raise InputError(f"no run {'; '.join(unknown)}: there are {'; '.join(rows) or 'no parts'}")
+        said, known = (", ".join(f'"{name}"' for name in names) for names in (unknown, rows))
+        raise InputError(f"no run {said}: choose from {known or 'all of it, without --only'}")
     settings = options.seeds, options.steps, options.prompts
     if options.experiment == "recaption":
         print(recaption.run(*settings))

@@ -190,7 +190,7 @@ def test_experiments_need_a_checkout(tmp_path: Path, monkeypatch, capsys) -> Non
     monkeypatch.setattr("minisora.experiments.recipe.ROOT", tmp_path)  # as in a wheel
     assert "need a checkout" in refused(capsys, "reproduce", "recipe")
     monkeypatch.undo()
-    assert "no run guidance 9: there are none; " in refused(
+    assert 'no run "guidance 9": choose from "none", "asked for x", ' in refused(
         capsys, "reproduce", "recipe", "--only", "guidance 9"
     )
 

@@ -80,9 +80,9 @@ def test_what_costs_more_makes_fewer_steps(data: LatentData, tmp_path: Path, mon
         recipe, "train", lambda *args: (made.append(args[-1]), SimpleNamespace(defaults={}))[1]
     )
     monkeypatch.setattr(recipe, "fresh_clips", lambda *_: [clip])
-    monkeypatch.setattr(recipe, "sample", lambda *_: clip.frames[None])
+    monkeypatch.setattr(short_runs, "sample", lambda *_: clip.frames[None])
     recipe.run([0], 100, 1, ["batch 64", "batch 16", "asked for x", "none"])
-    assert made == [50, 200, 100, 100]
+    assert made == [50, 200, 100, 100]  # whose cost is measured in turns
 
 
 def test_a_vae_is_trained_once(tmp_path: Path, monkeypatch) -> None:
@@ -125,7 +125,7 @@ def test_results_are_kept_and_not_run_again(data: LatentData, tmp_path: Path, mo
         model.defaults = {"guidance_scale": 2.0}  # as a model just trained
         return clip.frames[None]
 
-    monkeypatch.setattr(recipe, "sample", sample)
+    monkeypatch.setattr(short_runs, "sample", sample)
     for seeds in ([0], [0, 1], [0, 1]):
         table = recipe.run(seeds, 7, 8, ["none", "batch 16"]).splitlines()
     assert len(runs) == 4 and asked == [2.0, 3.0, 2.0] * 2
@@ -275,7 +275,7 @@ def test_binding_trains_each_way_and_keeps_its_results(
     monkeypatch.setattr(binding, "train", train)
     monkeypatch.setattr(binding, "fresh_clips", lambda *_: [scene])
     monkeypatch.setattr(
-        binding, "sample", lambda _, prompts: (told.append(prompts[0]), scene.frames[None])[1]
+        short_runs, "sample", lambda _, prompts: (told.append(prompts[0]), scene.frames[None])[1]
     )
     binding.run([0], 7, 1, ["attention alone"])
     table = binding.run([0], 7, 1, [])

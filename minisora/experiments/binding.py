@@ -7,7 +7,6 @@ in any order, or always from the upper or the left one.
 
 from typing import Any
 
-from minisora.evaluate import sample
 from minisora.experiments.short_runs import (
     ROOT,
     Recipe,
@@ -15,9 +14,9 @@ from minisora.experiments.short_runs import (
     found,
     fresh_clips,
     keep,
+    scores,
     train,
 )
-from minisora.metrics import oracle_scores
 from minisora.world import pairs
 
 WAYS = {  # name: whether adaLN gets the mean of the words, whether captions are in order
@@ -40,13 +39,11 @@ def run(seeds: list[int], steps: int, prompts: int, only: list[str]) -> str:
                 continue
             recipe = Recipe.from_config()
             recipe.model["pooled"] = pooled
-            recipe.caption = pairs.in_order if ordered else lambda caption: caption
+            if ordered:
+                recipe.caption = pairs.in_order
             sora = train(recipe, data, seed, steps)
             clips = fresh_clips(sora, prompts, pairs)
-            frames = sample(sora, [recipe.caption(clip.caption) for clip in clips])
-            scores = oracle_scores(frames, [clip.truth for clip in clips], pairs)
-            right = {name: round(100 * score["right"], 1) for name, score in scores.items()}
-            keep(RESULTS, **run, **right)
+            keep(RESULTS, **run, **scores(sora, clips, recipe.caption, pairs))
     return table(found(RESULTS, steps=steps, prompts=prompts))
 
 

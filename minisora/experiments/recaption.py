@@ -1,10 +1,11 @@
 """The report's "Language understanding": do synthetic captions make a better model?
 
-Three transformers learn from the same clips for the same time. The first is told what people wrote,
+Three transformers learn from the same clips for as many steps. The first is told what people wrote,
 the second mostly what the captioner says, the third the truth. They are asked with rich prompts, with
 short ones, and with the short ones upsampled; of a short one, only what it names has to be right.
 """
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from minisora.evaluate import named_right, sample
 from minisora.experiments.short_runs import (
     ROOT,
     Recipe,
+    alone,
     cached_latents,
     found,
     fresh_clips,
@@ -33,18 +35,18 @@ RESULTS = ROOT / "configs" / "recaption.jsonl"
 
 def run(seeds: list[int], steps: int, prompts: int) -> str:
     """Runs what the results do not hold yet; returns the table."""
-    data = cached_latents()
-    truth = data.captions, data.image_captions
+    data = copy.copy(cached_latents())
+    truth = data.captions
     path = ROOT / "runs" / "experiments" / f"captions-{data.clips}.jsonl"
-    recaption(str(path), clips=data.clips)
+    with alone(path.stem):
+        recaption(str(path), clips=data.clips)
     for seed in seeds:
         for arm, kind in ARMS.items():
             run = {"captions": arm, "seed": seed, "steps": steps, "prompts": prompts}
             if found(RESULTS, **run):
                 continue
-            data.captions, data.image_captions = truth
-            if kind:
-                data.captions = data.image_captions = read_captions(str(path), kind)[1]
+            data.captions = read_captions(str(path), kind)[1] if kind else truth
+            data.image_captions = data.captions
             sora = train(Recipe.from_config(), data, seed, steps)
             clips = fresh_clips(sora, prompts)
             keep(RESULTS, **run, **answers(sora, clips))

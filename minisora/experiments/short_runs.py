@@ -1,9 +1,11 @@
 """Short trainings that can be compared: the recipe of configs/toy/dit.yaml with one thing changed.
 
-Their length is counted in steps of that recipe, not in minutes, so that a run repeats itself on any
-machine. They compute in float32 on one thread: a machine with two cores makes two at a time.
+Their length is counted in steps, not in minutes, so that a slow machine comes to the same results as
+a fast one. They train in float32 on one thread: a machine with two cores makes two at a time, and
+what they share, in runs/experiments, is made by one while the others wait.
 """
 
+import functools
 import json
 import os
 import statistics
@@ -16,13 +18,16 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from filelock import FileLock
 from torch import Tensor
 from tqdm import tqdm
 
 from minisora import dit, world
 from minisora.data import VALIDATION_SEED, LatentData
 from minisora.device import keep_memory
+from minisora.evaluate import sample
 from minisora.fit import fit
+from minisora.metrics import oracle_scores
 from minisora.pipeline import Sora
 from minisora.training import DiTTraining
 from minisora.weights import fingerprint, shipped
@@ -30,7 +35,7 @@ from minisora.weights import fingerprint, shipped
 ROOT = Path(__file__).parents[2]
 
 
-@dataclass
+@dataclass(slots=True)
 class Recipe:
     """The toy config with guidance 2 at all noise levels, and everything that an experiment may change."""
 
@@ -53,17 +58,26 @@ class Recipe:
         return cls(model, config["data"]["batch_size"], average)
 
 
+def alone(name: str) -> FileLock:
+    """Held by the process that makes `name` in runs/experiments."""
+    folder = ROOT / "runs" / "experiments"
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / f"{name}.lock")
+
+
 def toy_vae(channels: int) -> Path:
     """The weights of the VAE of configs/toy/vae.yaml with so many latent channels, trained if need
     be."""
     folder = ROOT / "runs" / "experiments" / f"vae-{channels}"
-    if not (folder / "weights" / "vae.safetensors").exists():
-        config = ["--config", str(ROOT / "configs" / "toy" / "vae.yaml")]
-        config += ["--model.channels", str(channels), "--trainer.default_root_dir", str(folder)]
-        fit("vae", [*config, "--trainer.logger", "false"])
+    config = ["--config", str(ROOT / "configs" / "toy" / "vae.yaml"), "--trainer.logger", "false"]
+    config += ["--model.channels", str(channels), "--trainer.default_root_dir", str(folder)]
+    with alone(folder.name):
+        if not (folder / "weights" / "vae.safetensors").exists():
+            fit("vae", config)
     return folder / "weights"
 
 
+@functools.cache
 def cached_latents(clips: int = 24_000, pairs: float = 0.0, vae: Path | None = None) -> LatentData:
     """Latents of `vae` (default: the shipped one), a share `pairs` of two objects, kept in
     runs/experiments."""
@@ -72,15 +86,13 @@ def cached_latents(clips: int = 24_000, pairs: float = 0.0, vae: Path | None = N
     name = f"latents-{clips}-{pairs:g}-{fingerprint(vae, 'vae')}.pt"
     path = ROOT / "runs" / "experiments" / name
     kept = ("latents", "captions", "image_captions")
-    if path.exists():
-        data.__dict__.update(torch.load(path))
-    else:
-        data.setup("fit")
-        data.vae.to("cpu")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        torch.save({name: getattr(data, name) for name in kept}, partial)
-        os.replace(partial, path)
+    with alone(path.stem):
+        if not path.exists():
+            data.setup("fit")
+            data.vae.to("cpu")
+            torch.save({name: getattr(data, name) for name in kept}, path.with_suffix(".partial"))
+            os.replace(path.with_suffix(".partial"), path)
+    data.__dict__.update(torch.load(path))
     return data
 
 
@@ -105,7 +117,8 @@ class Run:
         self.averages = [p.detach().clone() for p in self.live]
 
     def step(self, done: float) -> None:
-        """One step, with the share `done` of the run behind it."""
+        """One step, with the share `done` of the run behind it. Others may step on the same data in
+        between."""
         self.module.progress = lambda: done  # type: ignore[method-assign]
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * min((self.count + 1) / self.module.warmup, 1 - done)
@@ -168,6 +181,15 @@ def fresh_clips(sora: Sora, count: int, scene: Any = world) -> list[world.Clip]:
     """Clips that no run was trained on, of held-out pairs of shape and color."""
     size = (sora.makes["num_frames"], sora.makes["height"], sora.makes["width"])
     return [scene.clip(VALIDATION_SEED + 7, i, *size, "held_out") for i in range(count)]
+
+
+def scores(
+    sora: Sora, clips: list[world.Clip], caption: Callable[[str], str], scene: Any = world
+) -> dict[str, float]:
+    """Percent right, of every attribute and of all, when the model is asked for `clips`."""
+    frames = sample(sora, [caption(clip.caption) for clip in clips])
+    right = oracle_scores(frames, [clip.truth for clip in clips], scene)
+    return {name: round(100 * score["right"], 1) for name, score in right.items()}
 
 
 def found(path: Path, **wanted: Any) -> list[dict[str, Any]]:
