@@ -119,10 +119,8 @@ class DiT(nn.Module):
                 nn.init.xavier_uniform_(layer.weight)
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
-        for block in self.modules():  # adaLN-Zero: closed gates make every block the identity
-            if isinstance(block, DiTBlock):
-                nn.init.zeros_(block.modulation.weight)
-        for layer in (self.modulation, self.head):  # and the untrained model predicts zero
+        # adaLN-Zero: closed gates make every block the identity, and the untrained model predicts zero
+        for layer in (*(block.modulation for block in self.blocks), self.modulation, self.head):
             nn.init.zeros_(layer.weight)
 
     def forward(self, x: Tensor, t: Tensor, text: Tensor, positions: Tensor) -> Tensor:
@@ -139,7 +137,8 @@ class DiT(nn.Module):
 
     def condition(self, t: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         """What adaLN is told, once for each distinct noise level of each clip, and which of these
-        each token takes."""
+        each token takes. t: (B,) or (B, N); text: (B, L, text width). Returns (K, D) and indices
+        (B, 1) or (B, N)."""
         clips = torch.arange(len(text), device=t.device)
         if t.ndim == 1:  # one level a clip
             levels, clip_of, which = t, clips, clips[:, None]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 Target = Literal["v", "x", "eps"]
-SMALLEST = 0.02  # divisions by t and 1 - t stop here
+SMALLEST = 0.02  # what to_velocity divides by at least
 
 
 def like(t: Tensor, x: Tensor) -> Tensor:
@@ -27,13 +27,13 @@ def noised(x_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
 
 
 def target_of(x_0: Tensor, eps: Tensor, target: Target) -> Tensor:
-    """What the network is asked for."""
+    """What the network is asked for, of the shape of x_0."""
     return {"v": eps - x_0, "x": x_0, "eps": eps}[target]
 
 
 def to_velocity(prediction: Tensor, x_t: Tensor, t: Tensor, target: Target) -> Tensor:
     """v = (x_t - x) / t = (eps - x_t) / (1 - t): singular where the data, or the noise, is all
-    there is."""
+    there is. prediction, x_t: (B, ...); t: (B,), or (B, N) with a level per token."""
     t = like(t, x_t)
     if target == "x":
         return (x_t - prediction) / t.clamp(min=SMALLEST)
@@ -71,7 +71,7 @@ def ideal_velocity(x_t: Tensor, t: Tensor, data: Tensor) -> Tensor:
     ...).
 
     E[x_0 | x_t] weighs each data point by how likely it leads to x_t; v = (x_t - E[x_0 | x_t]) /
-    t. Nothing can be trained to do better, so it is the oracle of the samplers.
+    t. Nothing can be trained to do better, so samplers are tested with it.
     """
     points, flat = data.flatten(1), x_t.flatten(1)
     level = t.clamp(min=1e-4)[:, None]

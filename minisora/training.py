@@ -88,7 +88,7 @@ class Training(L.LightningModule):
 
 class VAETraining(Training):
     """The VAE on clips. It starts as the linear PCA of the clips' patches, which stays beside it
-    as the baseline."""
+    as the baseline. `kl_weight`: of the divergence from a normal distribution, beside the squared error."""
 
     def __init__(
         self,
