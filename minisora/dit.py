@@ -119,8 +119,10 @@ class DiT(nn.Module):
                 nn.init.xavier_uniform_(layer.weight)
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
-        # adaLN-Zero: closed gates make every block the identity, and the untrained model predicts zero
-        for layer in (*(block.modulation for block in self.blocks), self.modulation, self.head):
+        for block in self.modules():  # adaLN-Zero: closed gates make every block the identity
+            if isinstance(block, DiTBlock):
+                nn.init.zeros_(block.modulation.weight)
+        for layer in (self.modulation, self.head):  # and the untrained model predicts zero
             nn.init.zeros_(layer.weight)
 
     def forward(self, x: Tensor, t: Tensor, text: Tensor, positions: Tensor) -> Tensor:

@@ -20,8 +20,8 @@ from minisora.experiments.short_runs import (
     keep,
     relative_cost,
     scores,
-    toy_vae,
     train,
+    trained_vae,
 )
 from minisora.training import DiTTraining
 
@@ -50,11 +50,12 @@ def shaped(width: int, depth: int) -> Callable[[Recipe], None]:
     return setting(size=(width, depth, width // 32))
 
 
-def latents(channels: int) -> Callable[[Recipe], None]:
-    """Of a VAE with so many channels that is trained for it."""
+def latents(scale: str, channels: int) -> Callable[[Recipe], None]:
+    """Of a VAE of that config with so many channels, trained for it."""
 
     def change(recipe: Recipe) -> None:
-        recipe.model["channels"], recipe.vae = channels, lambda: toy_vae(channels)
+        recipe.model["channels"] = channels
+        recipe.vae = lambda: trained_vae(scale, channels)
 
     return change
 
@@ -84,9 +85,11 @@ CHANGES: dict[str, Callable[[Recipe], None]] = {
     "noise mean 2, fixed": model(t_mean=2.0, t_mean_end=None),
     "no rotary positions": setting(prepare=lambda module: module.dit.frequencies.zero_()),
     "no absolute positions": setting(prepare=no_places),
-    "a toy VAE's 8 channels": latents(8),
-    "a toy VAE's 16 channels": latents(16),
-    "a toy VAE's 32 channels": latents(32),
+    "a toy VAE's 4 channels": latents("toy", 4),
+    "a toy VAE's 8 channels": latents("toy", 8),
+    "a toy VAE's 16 channels": latents("toy", 16),
+    "a toy VAE's 32 channels": latents("toy", 32),
+    "a laptop VAE's 8 channels": latents("laptop", 8),
     "channels scaled to deviation 1": setting(scale=lambda deviation: 1 / deviation),
     "channels times deviation^-0.5": setting(scale=lambda deviation: deviation**-0.5),
     "patches of 1 x 1 x 1": model(patch=(1, 1, 1)),

@@ -65,11 +65,11 @@ def alone(name: str) -> FileLock:
     return FileLock(folder / f"{name}.lock")
 
 
-def toy_vae(channels: int) -> Path:
-    """The weights of the VAE of configs/toy/vae.yaml with so many latent channels, trained if need
-    be."""
-    folder = ROOT / "runs" / "experiments" / f"vae-{channels}"
-    config = ["--config", str(ROOT / "configs" / "toy" / "vae.yaml"), "--trainer.logger", "false"]
+def trained_vae(scale: str, channels: int) -> Path:
+    """The weights of the VAE of configs/<scale>/vae.yaml with so many latent channels, trained if
+    need be."""
+    folder = ROOT / "runs" / "experiments" / f"vae-{scale}-{channels}"
+    config = ["--config", str(ROOT / "configs" / scale / "vae.yaml"), "--trainer.logger", "false"]
     config += ["--model.channels", str(channels), "--trainer.default_root_dir", str(folder)]
     with alone(folder.name):
         if not (folder / "weights" / "vae.safetensors").exists():
