@@ -101,6 +101,15 @@ def test_a_vae_is_trained_once(tmp_path: Path, monkeypatch) -> None:
     assert asked == [("vae", "8")]
 
 
+def test_spread_changes_deviations_and_keeps_the_mean_square() -> None:
+    deviation, config = torch.tensor([2.0, 1.0, 0.5]), Recipe.from_config()
+    for power in (0.0, 1.0, 2.0):
+        recipe.spread(power)(config)
+        made = config.scale(deviation) * deviation
+        assert torch.allclose(made / made[1], deviation**power)
+        assert torch.isclose(made.square().mean(), deviation.square().mean())
+
+
 def test_scaled_latents_are_scaled_back(data: LatentData) -> None:
     scale = torch.rand(1, 4, 1, 1, 1) + 0.5
     latents = data.latents[:2].float()

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from minisora.experiments.short_runs import (
     ROOT,
@@ -60,6 +61,17 @@ def latents(scale: str, channels: int) -> Callable[[Recipe], None]:
     return change
 
 
+def spread(power: float) -> Callable[[Recipe], None]:
+    """Scales the channels so that their deviations are what they were to the `power`, at the same
+    mean square over all channels."""
+
+    def scale(deviation: Tensor) -> Tensor:
+        wanted = deviation**power
+        return wanted / deviation * (deviation.square().mean() / wanted.square().mean()).sqrt()
+
+    return setting(scale=scale)
+
+
 def no_places(module: DiTTraining) -> None:
     torch.nn.init.zeros_(module.dit.place.weight.requires_grad_(False))
     module.dit.place.bias.requires_grad_(False)
@@ -90,8 +102,9 @@ CHANGES: dict[str, Callable[[Recipe], None]] = {
     "a toy VAE's 16 channels": latents("toy", 16),
     "a toy VAE's 32 channels": latents("toy", 32),
     "a laptop VAE's 8 channels": latents("laptop", 8),
-    "channels scaled to deviation 1": setting(scale=lambda deviation: 1 / deviation),
-    "channels times deviation^-0.5": setting(scale=lambda deviation: deviation**-0.5),
+    "channels' deviations to the power 0": spread(0.0),
+    "channels' deviations to the power 0.5": spread(0.5),
+    "channels' deviations to the power 2": spread(2.0),
     "patches of 1 x 1 x 1": model(patch=(1, 1, 1)),
     "patches of 1 x 4 x 4": model(patch=(1, 4, 4)),
     "Muon 0.01": model(lr=0.01),
