@@ -38,7 +38,7 @@ def keep_memory() -> None:
     """Tells glibc to keep freed memory for the next step instead of giving it back page by page
     (Linux only).
 
-    A training step takes 7 to 12% less time with it (configs/README.md).
+    A training step takes up to 12% less time with it (configs/README.md).
     """
     if platform.system() == "Linux":
         try:
