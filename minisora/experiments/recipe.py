@@ -148,9 +148,11 @@ def run(seeds: list[int], steps: int, prompts: int, only: list[str]) -> str:
                 continue
             recipe, base = Recipe.from_config(), Recipe.from_config()
             CHANGES[change](recipe)
-            data, usual = cached_latents(vae=recipe.vae()), cached_latents(vae=base.vae())
-            cost = relative_cost(Run(recipe, data, seed), Run(base, usual, seed))
-            made = steps if 0.95 < cost < 1.05 else round(steps / cost)
+            data, made = cached_latents(vae=recipe.vae()), steps
+            if change != "none":
+                usual = cached_latents(vae=base.vae())
+                cost = relative_cost(Run(recipe, data, seed), Run(base, usual, seed))
+                made = steps if 0.95 < cost < 1.05 else round(steps / cost)
             sora = train(recipe, data, seed, made)
             clips, defaults = fresh_clips(sora, prompts), sora.defaults
             for row in rows:

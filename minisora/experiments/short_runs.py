@@ -153,10 +153,10 @@ def train(recipe: Recipe, data: LatentData, seed: int, steps: int) -> Sora:
     return run.result()
 
 
-def relative_cost(run: Run, base: Run, steps: int = 12) -> float:
-    """Processor time of a step, relative to one of `base`: the median of `steps` in turns."""
+def relative_cost(run: Run, base: Run) -> float:
+    """Processor time of a step, relative to one of `base`: the median of 12 in turns."""
     ratios = []
-    for _ in range(steps + 2):
+    for _ in range(14):
         seconds = []
         for each in (run, base):
             started = time.process_time()

@@ -140,7 +140,7 @@ def step() -> None:
     models = {"minisora": ours(), **peers()}
     kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     if torch.backends.cpu.get_cpu_capability() == "AVX2":
-        del kinds["bfloat16"]  # emulated, 13 times as slow: it would take an hour
+        del kinds["bfloat16"]  # emulated, 13 times as slow: it would take a quarter of an hour
     contestants: dict[str, Callable[[], object]] = {}
     for kind, dtype in kinds.items():
         contestants[f"matrix products alone, {kind}"] = products(dtype)
