@@ -79,7 +79,7 @@ class DiT(nn.Module):
     def __init__(
         self,
         size: str = "laptop",
-        channels: int = 16,
+        channels: int = 8,
         patch: Grid = (1, 2, 2),
         text_width: int = 128,
         target: Target = "v",

@@ -92,7 +92,7 @@ class VAETraining(Training):
 
     def __init__(
         self,
-        channels: int = 16,
+        channels: int = 8,
         space: int = 4,
         width: int = 64,
         depth: int = 3,
@@ -153,7 +153,7 @@ class DiTTraining(Training):
         self,
         size: str = "laptop",
         target: Target = "v",
-        channels: int = 16,
+        channels: int = 8,
         patch: Grid = (1, 2, 2),
         text_width: int = 128,
         text_depth: int = 1,

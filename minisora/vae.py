@@ -84,7 +84,7 @@ class VAE(nn.Module):
     """
 
     def __init__(
-        self, channels: int = 16, space: int = 4, width: int = 64, depth: int = 3
+        self, channels: int = 8, space: int = 4, width: int = 64, depth: int = 3
     ) -> None:
         super().__init__()
         self.config = {"channels": channels, "space": space, "width": width, "depth": depth}

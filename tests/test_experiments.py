@@ -97,7 +97,7 @@ def test_a_vae_is_trained_once(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(short_runs, "ROOT", tmp_path)
     monkeypatch.setattr(short_runs, "fit", fit)
     for _ in range(2):
-        assert weights.load(short_runs.trained_vae("toy", 8), "vae", VAE).channels == 8
+        assert weights.load(short_runs.toy_vae(8), "vae", VAE).channels == 8
     assert asked == [("vae", "8")]
 
 

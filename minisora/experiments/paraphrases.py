@@ -67,7 +67,8 @@ def run(seeds: list[int], steps: int) -> str:
 def recipe(share: float, seed: int) -> Recipe:
     """The shipped transformer with another reader; a `share` of captions in other words."""
     changed, words, rng = Recipe.from_config(), wordings(), np.random.default_rng(seed)
-    changed.model |= {"size": "laptop", "pooled": False, "start": str(shipped()), "guidance": 1.5}
+    changed.model |= {"size": "laptop", "pooled": False, "start": str(shipped())}
+    changed.model |= {"guidance": 1.5, "guidance_until": 0.0}
     changed.model |= {"encoder": "minilm", "text_length": 32, "lr": 0.01, "adam_lr": 0.002}
     changed.caption = lambda said: worded(said, words, rng) if rng.random() < share else said
     return changed

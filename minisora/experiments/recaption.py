@@ -27,6 +27,7 @@ from minisora.experiments.short_runs import (
 from minisora.pipeline import Sora
 from minisora.recaption import recaption
 from minisora.upsampler import Upsampler
+from minisora.weights import fingerprint, shipped
 from minisora.world import Clip, describe
 
 ARMS = {"what people wrote": "human", "95% synthetic": "caption", "the truth": ""}
@@ -34,7 +35,8 @@ RESULTS = ROOT / "configs" / "recaption.jsonl"
 
 
 def run(seeds: list[int], steps: int, prompts: int) -> str:
-    """Runs what the results do not hold yet; returns the table."""
+    """Runs what the results do not hold yet for the shipped VAE; returns the table."""
+    settings = {"steps": steps, "prompts": prompts, "vae": fingerprint(shipped(), "vae")}
     data = copy.copy(cached_latents())
     truth = data.captions
     path = ROOT / "runs" / "experiments" / f"captions-{data.clips}.jsonl"
@@ -42,7 +44,7 @@ def run(seeds: list[int], steps: int, prompts: int) -> str:
         recaption(str(path), clips=data.clips)
     for seed in seeds:
         for arm, kind in ARMS.items():
-            run = {"captions": arm, "seed": seed, "steps": steps, "prompts": prompts}
+            run = {"captions": arm, "seed": seed, **settings}
             if found(RESULTS, **run):
                 continue
             data.captions = read_captions(str(path), kind)[1] if kind else truth
@@ -50,7 +52,7 @@ def run(seeds: list[int], steps: int, prompts: int) -> str:
             sora = train(Recipe.from_config(), data, seed, steps)
             clips = fresh_clips(sora, prompts)
             keep(RESULTS, **run, **answers(sora, clips))
-    return table(found(RESULTS, steps=steps, prompts=prompts), seeds)
+    return table(found(RESULTS, **settings), seeds)
 
 
 def answers(sora: Sora, clips: list[Clip]) -> dict[str, list[int]]:

@@ -37,7 +37,7 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(slots=True)
 class Recipe:
-    """The toy config with guidance 2 at all noise levels, and everything that an experiment may change."""
+    """The toy config, and everything that an experiment may change."""
 
     model: dict[str, Any]
     batch: int
@@ -54,8 +54,7 @@ class Recipe:
     def from_config(cls) -> "Recipe":
         config = yaml.safe_load((ROOT / "configs" / "toy" / "dit.yaml").read_text())
         average = config["trainer"]["callbacks"][0]["init_args"]["decay"]
-        model = config["model"] | {"guidance": 2.0, "guidance_until": 0.0}
-        return cls(model, config["data"]["batch_size"], average)
+        return cls(config["model"], config["data"]["batch_size"], average)
 
 
 def alone(name: str) -> FileLock:
@@ -65,11 +64,11 @@ def alone(name: str) -> FileLock:
     return FileLock(folder / f"{name}.lock")
 
 
-def trained_vae(scale: str, channels: int) -> Path:
-    """The weights of the VAE of configs/<scale>/vae.yaml with so many latent channels, trained if
-    need be."""
-    folder = ROOT / "runs" / "experiments" / f"vae-{scale}-{channels}"
-    config = ["--config", str(ROOT / "configs" / scale / "vae.yaml"), "--trainer.logger", "false"]
+def toy_vae(channels: int) -> Path:
+    """The weights of the VAE of configs/toy/vae.yaml with so many latent channels, trained if need
+    be."""
+    folder = ROOT / "runs" / "experiments" / f"vae-toy-{channels}"
+    config = ["--config", str(ROOT / "configs" / "toy" / "vae.yaml"), "--trainer.logger", "false"]
     config += ["--model.channels", str(channels), "--trainer.default_root_dir", str(folder)]
     with alone(folder.name):
         if not (folder / "weights" / "vae.safetensors").exists():
