@@ -122,11 +122,11 @@ class Captioner(nn.Module):
         check_frames(clips, "(B, T, H, W, 3)")
         count = min(self.frames, (clips.shape[1] + 1) // 2)
         chosen = torch.linspace(0, clips.shape[1] - 1, count).round().long()
-        pixels = clips[:, chosen].to(self.time.device).movedim(-1, 2).float() / 127.5 - 1
-        if pixels.shape[-2:] != (self.size, self.size):
-            flat = F.interpolate(pixels.flatten(0, 1), (self.size, self.size), mode="area")
+        pixels = clips[:, chosen].movedim(-1, 2).float() / 127.5 - 1
+        if pixels.shape[-2:] != (self.size, self.size):  # on the CPU, since MPS takes few ratios
+            flat = F.interpolate(pixels.flatten(0, 1).cpu(), (self.size, self.size), mode="area")
             pixels = flat.unflatten(0, pixels.shape[:2])
-        return pixels
+        return pixels.to(self.time.device)
 
     def see(self, pixels: Tensor) -> Tensor:
         """Every frame by itself, then told its number: (B, K, 3, size, size) -> tokens (B, K * h * w,

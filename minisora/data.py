@@ -186,12 +186,14 @@ class CaptionData(ClipData):
         self.shorter, self.short_steps = shorter, short_steps
 
     def setup(self, stage: str) -> None:
-        rendered = [self.render(i) for i in tqdm(range(self.clips), "rendering", unit="clip")]
-        self.frames = np.stack([clip.frames for clip in rendered])
-        images = [self.render(i, num_frames=1) for i in range(self.clips)]
-        self.captions = [world.pairs.in_order(clip.caption) for clip in rendered]
-        self.image_captions = [world.pairs.in_order(clip.caption) for clip in images]
-        self.short_captions = [clip.short_caption for clip in rendered]
+        self.frames = np.empty((self.clips, *self.shape, 3), np.uint8)
+        self.captions, self.image_captions, self.short_captions = [], [], []
+        for i in tqdm(range(self.clips), "rendering", unit="clip"):
+            clip = self.render(i)
+            self.frames[i] = clip.frames
+            self.captions.append(world.pairs.in_order(clip.caption))
+            self.short_captions.append(clip.short_caption)
+            self.image_captions.append(world.pairs.in_order(self.render(i, num_frames=1).caption))
 
     def batch(self, step: int) -> dict[str, Any]:
         indices = self.indices(step)

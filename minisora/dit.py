@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minisora.attention import MLP, Attention, rotary_frequencies, rotary_turns
-from minisora.errors import InputError
+from minisora.errors import InputError, check_counts
 from minisora.flow import Target, to_velocity
 from minisora.patches import Grid
 
@@ -99,6 +99,7 @@ class DiT(nn.Module):
                 f"no DiT of size {size!r} with target {target!r}: "
                 f"sizes are {', '.join(SIZES)}, targets v, x and eps"
             )
+        check_counts(1, patch=min(patch))
         width, depth, heads = SIZES[size]
         self.patch: Grid = (patch[0], patch[1], patch[2])
         self.target: Target = target

@@ -2,6 +2,7 @@
 trained."""
 
 import argparse
+import itertools
 import logging
 import os
 import re
@@ -12,8 +13,9 @@ from typing import Any
 
 import yaml
 from lightning import Trainer
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from minisora.data import CaptionData, ClipData, LatentData, PromptData
 from minisora.device import best_device, fast_bfloat16, keep_memory
@@ -40,8 +42,8 @@ class KeepLog(Callback):
     run cannot begin."""
 
     def __init__(self, log: Path) -> None:
-        before = len(list(log.parent.glob("metrics-before-*.csv")))
-        self.path, self.kept = log, log.with_name(f"metrics-before-{before + 1}.csv")
+        names = (log.with_name(f"metrics-before-{number}.csv") for number in itertools.count(1))
+        self.path, self.kept = log, next(name for name in names if not name.exists())
         log.rename(self.kept)
 
     def on_exception(self, trainer: Trainer, *_: Any) -> None:
@@ -77,6 +79,8 @@ class FitCLI(LightningCLI):
             raise InputError("say how long to train: set trainer.max_steps, batches are endless")
         self.model.check(self.datamodule)
         for callback in trainer.callbacks:
+            if isinstance(callback, WeightAveraging):  # which would average on the CPU: it copies
+                callback._device = trainer.strategy.root_device  # the model before it is moved
             if isinstance(callback, Export):
                 parts = yaml.safe_load(self.parser.dump(self.config))["fit"]
                 callback.config = {name: parts[name] for name in ("model", "data")}
@@ -116,8 +120,12 @@ def fit(stage: str, arguments: list[str]) -> None:
             seed_everything_default=False,
             parser_kwargs={"exit_on_error": False, "fit": {"exit_on_error": False}},
         )
-    except argparse.ArgumentError as error:
+    except (argparse.ArgumentError, MisconfigurationException, ModuleNotFoundError) as error:
         raise InputError(str(error)) from None
+    except KeyError as error:
+        if "pytorch-lightning_version" not in str(error):
+            raise
+        raise InputError("the file of --ckpt_path is no checkpoint of a training") from None
     except RuntimeError as error:
         misfit = re.search(r"Error\(s\) in loading state_dict.*?\n\s*(.{,200})", str(error))
         if not misfit:

@@ -68,9 +68,9 @@ def recaption(
             {"file": "a.mp4", "caption": "..."}; else the toy world's.
         clips: how many of the toy world's.
         seed: of the toy world, and of every draw.
-        pairs: share of clips of two objects.
-        wrong: share of human captions that say something false.
-        typos: share of human captions with a word misspelled.
+        pairs: of the toy world's clips, the share with two objects.
+        wrong: of the toy world's human captions, the share that say something false.
+        typos: of these, the share with a word misspelled.
         mix: share of clips that get the synthetic caption.
         weights: folder of the captioner (default: the shipped one).
         batch: clips captioned at once.
@@ -78,21 +78,15 @@ def recaption(
     check_shares(pairs=pairs, wrong=wrong, typos=typos, mix=mix)
     check_counts(1, clips=clips, batch=batch)
     check_counts(0, seed=seed)
-    head = {
-        "folder": folder,
-        "clips": clips,
-        "seed": seed,
-        "pairs": pairs,
-        "wrong": wrong,
-        "typos": typos,
-        "mix": mix,
-        "captioner": fingerprint(weights or shipped(), "captioner"),
-    }
+    head: dict[str, Any] = {"folder": folder, "clips": clips, "seed": seed, "mix": mix}
+    head["captioner"] = fingerprint(weights or shipped(), "captioner")
     own = OwnClips(Path(folder)) if folder else None
     source = ToyClips(seed, pairs, wrong, typos) if own is None else own
     count = len(own) if own else clips
     if own:
         head |= {"clips": count, "list": own.fingerprint}
+    else:
+        head |= {"pairs": pairs, "wrong": wrong, "typos": typos}
     captioner = Captioner.from_pretrained(weights)
     done = lines_done(Path(out), head)
     bar = tqdm(total=count, initial=done, desc="captioning", unit="clip")
@@ -160,7 +154,7 @@ def read_lines(path: Path, keys: tuple[str, ...]) -> list[dict[str, Any]]:
     """The lines of a .jsonl file. Raises InputError, naming the line, if one lacks a text."""
     rows = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {path} as text in UTF-8: {error}") from None
     for number, line in enumerate(lines, 1):

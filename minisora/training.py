@@ -477,6 +477,8 @@ class Export(Callback):
 
     def on_train_end(self, trainer: L.Trainer, module: Training) -> None:
         self.exported = True
+        if trainer.fast_dev_run:  # Lightning's promise: it leaves nothing behind
+            return
         if trainer.is_global_zero and trainer.global_step >= trainer.max_steps:
             folder = Path(trainer.default_root_dir) / "weights"
             module.export(folder)

@@ -83,9 +83,7 @@ class VAE(nn.Module):
     network of the Sora report.
     """
 
-    def __init__(
-        self, channels: int = 8, space: int = 4, width: int = 64, depth: int = 3
-    ) -> None:
+    def __init__(self, channels: int = 8, space: int = 4, width: int = 64, depth: int = 3) -> None:
         super().__init__()
         self.config = {"channels": channels, "space": space, "width": width, "depth": depth}
         self.channels, self.space, self.depth = channels, space, depth

@@ -149,6 +149,9 @@ def test_results_are_kept_and_not_run_again(data: LatentData, tmp_path: Path, mo
     assert short_runs.found(tmp_path / "late.jsonl") == [{"seed": 0}, {"seed": 1}]
     table = recipe.run([0], 9, 8, ["none"]).splitlines()  # of another length: not the same run
     assert len(runs) == 5 and table[2].endswith("| 100.0 |") and len(table) == 4
+    monkeypatch.setattr(recipe, "fingerprint", lambda *_: "another VAE")
+    recipe.run([0], 9, 8, ["none"])
+    assert len(runs) == 6
 
 
 def test_kept_results_make_the_tables(tmp_path: Path) -> None:
@@ -192,6 +195,32 @@ def test_answers_are_judged_by_what_the_prompt_names(monkeypatch) -> None:
     table = recaption.table(runs, [0]).splitlines()
     assert table[2].startswith("| what people wrote | rich | 100.0% |") and len(table) == 11
     assert "+0.0 (+0.0 to +0.0)" in table[3]
+
+
+def test_recaptioning_trains_on_each_kind_of_captions(
+    data: LatentData, tmp_path: Path, monkeypatch
+) -> None:
+    told = []
+
+    def train(_: Recipe, lessons: LatentData, *__: object) -> None:
+        assert lessons.image_captions == lessons.captions
+        told.append(lessons.captions)
+
+    right = {kind: [1] for kind in ("rich", "short", "upsampled")}
+    monkeypatch.setattr(recaption, "RESULTS", tmp_path / "recaption.jsonl")
+    monkeypatch.setattr(recaption, "ROOT", tmp_path)
+    (tmp_path / "runs" / "experiments").mkdir(parents=True)
+    monkeypatch.setattr(recaption, "cached_latents", lambda: data)
+    monkeypatch.setattr(recaption, "train", train)
+    monkeypatch.setattr(recaption, "fresh_clips", lambda *_: [])
+    monkeypatch.setattr(recaption, "answers", lambda *_: right)
+    truth = list(data.captions)
+    for _ in range(2):
+        assert len(recaption.run([0], 7, 1).splitlines()) == 11
+    human, synthetic, true = told  # and nothing is trained twice
+    assert true == truth == data.captions
+    assert not any(said in truth for said in human)
+    assert np.mean([a == b for a, b in zip(synthetic, truth, strict=True)]) > 0.8
 
 
 def test_paraphrases_are_judged_attribute_by_attribute(monkeypatch) -> None:

@@ -138,6 +138,7 @@ def test_a_model_that_does_not_fit_is_refused_in_a_sentence(
     (tmp_path / "cut.ckpt").write_bytes(
         next((trained / "kept").glob("*step=30.ckpt")).read_bytes()[:5000]
     )
+    torch.save({"some": "tensors"}, tmp_path / "other.ckpt")
     log = tmp_path / "dit" / "metrics.csv"
     log.parent.mkdir()
     for arguments, words in (
@@ -149,6 +150,21 @@ def test_a_model_that_does_not_fit_is_refused_in_a_sentence(
         (
             [f"--data.vae={trained / 'vae' / 'weights'}", f"--ckpt_path={tmp_path / 'cut.ckpt'}"],
             "cut.ckpt is damaged or no checkpoint",
+        ),
+        (
+            [
+                f"--data.vae={trained / 'vae' / 'weights'}",
+                f"--ckpt_path={tmp_path / 'other.ckpt'}",
+            ],
+            "no checkpoint of a training",
+        ),
+        (
+            [f"--data.vae={trained / 'vae' / 'weights'}", "--model.patch=[0,1,1]"],
+            "patch must be 1 or more, got 0",
+        ),
+        (
+            [f"--data.vae={trained / 'vae' / 'weights'}", "--trainer.val_check_interval=0.5"],
+            "val_check_interval",
         ),
         (
             [f"--data.vae={trained / 'vae' / 'weights'}", "--trainer.max_steps=-1"],

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from minisora.data import read_captions
+from minisora.data import LatentData, read_captions
 from minisora.evaluate import named_right, sample
 from minisora.experiments.short_runs import (
     ROOT,
@@ -36,23 +36,30 @@ RESULTS = ROOT / "configs" / "recaption.jsonl"
 
 def run(seeds: list[int], steps: int, prompts: int) -> str:
     """Runs what the results do not hold yet for the shipped VAE; returns the table."""
-    settings = {"steps": steps, "prompts": prompts, "vae": fingerprint(shipped(), "vae")}
-    data = copy.copy(cached_latents())
-    truth = data.captions
-    path = ROOT / "runs" / "experiments" / f"captions-{data.clips}.jsonl"
-    with alone(path.stem):
-        recaption(str(path), clips=data.clips)
+    settings = {"steps": steps, "prompts": prompts}
+    settings |= {name: fingerprint(shipped(), name) for name in ("vae", "captioner")}
     for seed in seeds:
         for arm, kind in ARMS.items():
             run = {"captions": arm, "seed": seed, **settings}
             if found(RESULTS, **run):
                 continue
-            data.captions = read_captions(str(path), kind)[1] if kind else truth
-            data.image_captions = data.captions
-            sora = train(Recipe.from_config(), data, seed, steps)
+            sora = train(Recipe.from_config(), told(kind), seed, steps)
             clips = fresh_clips(sora, prompts)
             keep(RESULTS, **run, **answers(sora, clips))
     return table(found(RESULTS, **settings), seeds)
+
+
+def told(kind: str) -> LatentData:
+    """The clips with captions of that kind, "" for the truth; an image has that of its clip."""
+    data = copy.copy(cached_latents())
+    if kind:
+        name = f"captions-{data.clips}-{fingerprint(shipped(), 'captioner')}.jsonl"
+        path = ROOT / "runs" / "experiments" / name
+        with alone(path.stem):
+            recaption(str(path), clips=data.clips)
+        data.captions = read_captions(str(path), kind)[1]
+    data.image_captions = data.captions
+    return data
 
 
 def answers(sora: Sora, clips: list[Clip]) -> dict[str, list[int]]:

@@ -1,8 +1,9 @@
 """Short trainings that can be compared: the recipe of configs/toy/dit.yaml with one thing changed.
 
-Their length is counted in steps, not in minutes, so that a slow machine comes to the same results as
-a fast one. They train in float32 on one thread: a machine with two cores makes two at a time, and
-what they share, in runs/experiments, is made by one while the others wait.
+Their length is counted in steps, not in minutes, so that a slow machine comes to about the same
+results as a fast one. They train in float32 on one thread: a machine with two cores makes two at a
+time, told to make different ones, and what they share, in runs/experiments, is made by one while the
+other waits.
 """
 
 import functools
@@ -106,6 +107,7 @@ class Run:
             recipe.model["size"] = "experiment"
         self.recipe, self.data, self.seed, self.count = recipe, data, seed, 0
         self.module = DiTTraining(**recipe.model, seed=seed)
+        self.module.check(data)
         self.module.log = lambda *_, **__: None  # type: ignore[method-assign]
         recipe.prepare(self.module)
         deviation = data.latents[:2000].float().std(dim=(0, 2, 3, 4)).view(1, -1, 1, 1, 1)
