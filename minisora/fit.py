@@ -79,8 +79,9 @@ class FitCLI(LightningCLI):
             raise InputError("say how long to train: set trainer.max_steps, batches are endless")
         self.model.check(self.datamodule)
         for callback in trainer.callbacks:
-            if isinstance(callback, WeightAveraging):  # which would average on the CPU: it copies
-                callback._device = trainer.strategy.root_device  # the model before it is moved
+            if isinstance(callback, WeightAveraging) and callback._device is None:
+                # it would average on the CPU, since it copies the model before that is moved
+                callback._device = trainer.strategy.root_device
             if isinstance(callback, Export):
                 parts = yaml.safe_load(self.parser.dump(self.config))["fit"]
                 callback.config = {name: parts[name] for name in ("model", "data")}

@@ -70,7 +70,7 @@ def recaption(
         seed: of the toy world, and of every draw.
         pairs: of the toy world's clips, the share with two objects.
         wrong: of the toy world's human captions, the share that say something false.
-        typos: of these, the share with a word misspelled.
+        typos: of the toy world's human captions, the share with a word misspelled.
         mix: share of clips that get the synthetic caption.
         weights: folder of the captioner (default: the shipped one).
         batch: clips captioned at once.
@@ -154,10 +154,10 @@ def read_lines(path: Path, keys: tuple[str, ...]) -> list[dict[str, Any]]:
     """The lines of a .jsonl file. Raises InputError, naming the line, if one lacks a text."""
     rows = []
     try:
-        lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+        text = path.read_text(encoding="utf-8").rstrip("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {path} as text in UTF-8: {error}") from None
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(text.split("\n") if text else [], 1):
         try:
             row = json.loads(line)
             texts = [row[key] for key in keys]
@@ -186,7 +186,9 @@ def lines_done(path: Path, head: dict[str, Any]) -> int:
         ) from None
     if was != head:
         changed = [
-            f"{key} {was.get(key)}, now {head[key]}" for key in head if was.get(key) != head[key]
+            f"{key} {was.get(key)}, now {head.get(key)}"
+            for key in was | head
+            if was.get(key) != head.get(key)
         ]
         raise InputError(
             f"{path} was made otherwise ({'; '.join(changed)}): move it away or do the same"
