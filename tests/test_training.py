@@ -216,6 +216,11 @@ def test_a_model_that_does_not_fit_is_refused_in_a_sentence(
         assert log.read_text() == "of an earlier run"
 
 
+def test_a_trial_run_leaves_no_weights(trained: Path, tmp_path: Path) -> None:
+    fit("vae", tmp_path, "--trainer.fast_dev_run=true")
+    assert not (tmp_path / "vae" / "weights").exists()
+
+
 def test_two_objects_are_learned_from_where_one_was(trained: Path, tmp_path: Path) -> None:
     fit(
         "dit",
