@@ -36,7 +36,7 @@ RESULTS = ROOT / "configs" / "recaption.jsonl"
 
 def run(seeds: list[int], steps: int, prompts: int) -> str:
     """Runs what the results do not hold yet for the shipped VAE; returns the table."""
-    settings = {"steps": steps, "prompts": prompts}
+    settings: dict[str, Any] = {"steps": steps, "prompts": prompts}
     settings |= {name: fingerprint(shipped(), name) for name in ("vae", "captioner")}
     for seed in seeds:
         for arm, kind in ARMS.items():
