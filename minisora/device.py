@@ -18,8 +18,8 @@ def best_device() -> torch.device:
 @functools.cache
 def fast_bfloat16(device_type: str) -> bool:
     """Whether bfloat16 is the faster precision: on CUDA where the hardware has it; on a CPU with
-    AMX, or AMD's AVX-512 BF16 (not measured; Intel's AVX-512 BF16 without AMX had 0.6 times the
-    speed of float32)."""
+    AMX or AMD's AVX-512 BF16 (Intel's AVX-512 BF16 without AMX had 0.6 times the speed of
+    float32)."""
     if device_type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     info = Path("/proc/cpuinfo")
