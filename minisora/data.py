@@ -103,6 +103,18 @@ class ClipData(L.LightningDataModule):
         sizes = dict(zip(("num_frames", "height", "width"), self.shape, strict=True))
         return sizes | ({"objects": 2} if self.pairs else {})
 
+    def check_sizes(self, space: int) -> None:
+        """Raises InputError if frames are not cut evenly by patches of `space` x `space` pixels."""
+        _, height, width = self.shape
+        if height % space or width % space:
+            raise InputError(
+                f"data.height and data.width must be multiples of {space}, got {height} and {width}"
+            )
+
+    def steps_before(self, batch: int) -> int:
+        """Of the optimizer, which steps once for so many batches as are accumulated."""
+        return batch // (self.trainer.accumulate_grad_batches if self.trainer else 1)
+
     def render(self, index: int, num_frames: int | None = None) -> world.Clip:
         _, height, width = self.shape
         return self.draw(self.seed, index, (num_frames or self.shape[0], height, width))
@@ -199,7 +211,7 @@ class CaptionData(ClipData):
         indices = self.indices(step)
         groups = drawn_groups(self.seed, step, 1 + (self.shape[0] - 1) // GROUP, self.shorter)
         captions = self.image_captions if groups == 1 else self.captions
-        if step < self.short_steps:
+        if self.steps_before(step) < self.short_steps:
             captions, groups = self.short_captions, 1 + (self.shape[0] - 1) // GROUP
         clips = self.frames[indices, : 1 + GROUP * (groups - 1)]
         return {"clips": torch.from_numpy(clips), "captions": [captions[i] for i in indices]}
@@ -335,7 +347,7 @@ class LatentData(ClipData):
         groups = drawn_groups(self.seed, step, self.latents.shape[2], self.shorter)
         captions = self.image_captions if groups == 1 else self.captions
         told = [captions[i] for i in indices]
-        if step < self.ordered_steps:
+        if self.steps_before(step) < self.ordered_steps:
             told = [world.pairs.in_order(caption) for caption in told]
         latents: Tensor = self.latents[indices, :, :groups].float()
         return {"latents": latents, "captions": told}

@@ -15,6 +15,7 @@ import yaml
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback, WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from minisora.data import CaptionData, ClipData, LatentData, PromptData
@@ -86,9 +87,10 @@ class FitCLI(LightningCLI):
                 parts = yaml.safe_load(self.parser.dump(self.config))["fit"]
                 callback.config = {name: parts[name] for name in ("model", "data")}
                 callback.config["max_steps"] = trainer.max_steps
-        log = Path(trainer.log_dir or ".") / "metrics.csv"
-        if self.config["fit"].ckpt_path and log.exists() and trainer.is_global_zero:
-            trainer.callbacks.append(KeepLog(log))
+        if self.config["fit"].ckpt_path and isinstance(trainer.logger, CSVLogger):
+            log = Path(trainer.logger.log_dir) / "metrics.csv"
+            if log.exists() and trainer.is_global_zero:
+                trainer.callbacks.append(KeepLog(log))
 
 
 def fit(stage: str, arguments: list[str]) -> None:

@@ -1,7 +1,8 @@
 """Text: prompts become token states that the transformer attends to.
 
 An encoder is a module with `forward(prompts) -> (B, L, width)`, `width`, `unknown(prompt)`, the
-words it cannot read, and `has_words(prompt)`.
+words it cannot read, `has_words(prompt)`, `config`, what builds it again, and `blocks`, whose
+matrices Muon steps.
 """
 
 import importlib.util

@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from minisora import video, weights, world
 from minisora.captioner import Captioner
-from minisora.data import CaptionData, LatentData, generator
+from minisora.data import CaptionData, ClipData, LatentData, generator
 from minisora.dit import DiT
 from minisora.errors import InputError, check_counts, check_shares
 from minisora.flow import Target, draw_times, flow_loss, noised
@@ -50,19 +50,20 @@ class Training(L.LightningModule):
         """The model, and those of its blocks whose matrices Muon steps."""
         raise NotImplementedError
 
-    def optimizer(self) -> torch.optim.Optimizer:
+    def optimizer(self, in_bfloat16: bool = False) -> torch.optim.Optimizer:
         lr, adam_lr = self.rates
-        half = self._trainer is not None and "bf16" in str(self._trainer.precision)
         parameters = split_parameters(*self.optimized())
-        return MuonAdam(*parameters, lr=lr, adam_lr=adam_lr, in_bfloat16=half)
+        return MuonAdam(*parameters, lr=lr, adam_lr=adam_lr, in_bfloat16=in_bfloat16)
+
+    def rate(self, step: int, done: float) -> float:
+        """What the learning rates are multiplied by in a step with the share `done` of the run
+        behind it."""
+        return min((step + 1) / max(1, self.warmup), max(0.0, 1 - done))
 
     def configure_optimizers(self) -> dict[str, Any]:
-        optimizer = self.optimizer()
+        optimizer = self.optimizer("bf16" in str(self.trainer.precision))
         total = max(1, self.trainer.max_steps)
-        schedule = LambdaLR(
-            optimizer,
-            lambda step: min((step + 1) / max(1, self.warmup), max(0.0, 1 - step / total)),
-        )
+        schedule = LambdaLR(optimizer, lambda step: self.rate(step, step / total))
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
@@ -107,6 +108,9 @@ class VAETraining(Training):
         self.vae = VAE(channels, space, width, depth)
         self.kl_weight = kl_weight
 
+    def check(self, data: ClipData) -> None:
+        data.check_sizes(self.vae.space)
+
     def optimized(self) -> tuple[torch.nn.Module, list[torch.nn.Module]]:
         return self.vae, [*self.vae.encoder[1:-1], *self.vae.decoder[1:-1]]
 
@@ -136,7 +140,7 @@ class VAETraining(Training):
             self.log_scores(to_frames(rebuilt), batch["truths"], prefix)
 
     def export(self, folder: Path) -> None:
-        weights.save(folder, {"makes": self.trainer.datamodule.makes}, vae=self.vae)
+        weights.save(folder, {}, vae=self.vae)
 
 
 class DiTTraining(Training):
@@ -250,7 +254,7 @@ class DiTTraining(Training):
         self.log_scores(frames, batch["truths"], "val")
         rebuilt = to_frames(sora.vae.decode(sora.vae.encode(batch["video"].to(self.device))))
         self.log_scores(rebuilt, batch["truths"], "ceiling")
-        if index == 0 and self.global_rank == 0:
+        if index == 0 and self.global_rank == 0 and not self.trainer.fast_dev_run:
             folder = Path(self.trainer.default_root_dir) / "samples"
             folder.mkdir(parents=True, exist_ok=True)
             tiled = video.tile(frames[:16], columns=8)
@@ -266,8 +270,13 @@ class DiTTraining(Training):
                 f"model.channels is {channels}, the VAE has {data.vae.channels}: set it to that"
             )
         frames, height, width = data.shape
-        space = data.vae.space
-        grid_of((1 + (frames - 1) // GROUP, height // space, width // space), self.dit.patch)
+        space, patch = data.vae.space, self.dit.patch
+        data.check_sizes(space)
+        grid_of((1 + (frames - 1) // GROUP, height // space, width // space), patch)
+        if data.shorter and patch[0] > 1:
+            raise InputError(
+                f"patches of {patch[0]} latents in time do not cut shorter clips: set data.shorter to 0"
+            )
 
     def sora(self) -> Sora:
         data = self.trainer.datamodule
@@ -314,6 +323,7 @@ class CaptionerTraining(Training):
                 f"the captioner tells the clips of a batch apart: data.batch_size is {data.batch_size}, "
                 "set it to 4 or more"
             )
+        data.check_sizes(data.vae.space)
 
     def on_fit_start(self) -> None:
         data = self.trainer.datamodule

@@ -6,7 +6,6 @@ Generation with Better Captions", 2023). Ours is an encoder and a decoder of wor
 """
 
 import re
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -51,8 +50,9 @@ def keeps(short: str, rich: str) -> bool:
     """Whether `rich` is a whole caption that says all that `short` names, as often as it does. In
     captions of two objects there are no sizes, so none is asked for."""
     wanted, got = pairs.parse(short), pairs.parse(rich)
-    typed, written = (Counter(re.findall("[a-z]+", text.lower())) for text in (short, rich))
-    if any(typed[word] > written[word] for word in NAMES):
+    typed, written = (re.findall("[a-z]+", text.lower()) for text in (short, rich))
+    plain = " ".join(written)
+    if any(typed.count(word) > written.count(word) for word in NAMES):
         return False
     if (wanted is None) != (got is None):
         return False
@@ -64,14 +64,14 @@ def keeps(short: str, rich: str) -> bool:
             said["size"] = None
         return (
             not missing
-            and shapes.caption(said) == rich
+            and shapes.caption(said) == plain
             and all(said[name] == word for name, word in asked.items() if word)
         )
     wholes = all(all(one.values()) for one in got["objects"])
     named = [(wanted["relation"], got["relation"]), (wanted["background"], got["background"])]
     for one, other in zip(wanted["objects"], got["objects"], strict=True):
         named += [(one[name], other[name]) for name in pairs.ATTRIBUTES]
-    return wholes and pairs.caption(got) == rich and all(a == b for a, b in named if a)
+    return wholes and pairs.caption(got) == plain and all(a == b for a, b in named if a)
 
 
 class Upsampler(nn.Module):

@@ -1,7 +1,7 @@
 """Video in and out: mp4, gif, png (a film strip or one image) and webp by suffix, through PyAV and
 Pillow."""
 
-import os
+import struct
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,9 +10,10 @@ import numpy as np
 from PIL import Image, ImageSequence
 
 from minisora.errors import InputError, check_counts, check_frames
-from minisora.files import check_writable
+from minisora.files import check_writable, whole
 
 SUFFIXES = (".mp4", ".gif", ".png", ".webp")
+DAMAGE = (OSError, ValueError, IndexError, struct.error, Image.DecompressionBombError)
 
 
 def read(path: str | Path) -> np.ndarray:
@@ -35,11 +36,9 @@ def read(path: str | Path) -> np.ndarray:
         else:
             with av.open(str(path)) as container:
                 frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    except (av.FFmpegError, IndexError, OSError) as error:
+        return np.stack(frames)  # a ValueError if there are none, or of several sizes
+    except (*DAMAGE, av.FFmpegError) as error:
         raise InputError(f"{path} cannot be read as a video: {error}") from None
-    if not frames:
-        raise InputError(f"{path} holds no frames")
-    return np.stack(frames)
 
 
 def check_output(path: str | Path) -> Path:
@@ -68,27 +67,24 @@ def write(path: str | Path, frames: np.ndarray, fps: float = 8, scale: int = 1) 
     if not 1 <= fps <= 1000:
         raise InputError(f"fps must be from 1 to 1000, got {fps}")
     frames = frames.repeat(scale, axis=1).repeat(scale, axis=2)
-    partial = path.with_name(f".{path.stem}.partial{path.suffix.lower()}")
     try:
-        if partial.suffix == ".mp4":
-            write_mp4(partial, frames, fps)
-        elif partial.suffix == ".png":
-            Image.fromarray(np.concatenate(frames, axis=1)).save(partial)
-        else:
-            images = [Image.fromarray(frame) for frame in frames]
-            images[0].save(
-                partial,
-                save_all=True,
-                append_images=images[1:],
-                duration=round(1000 / fps),
-                loop=0,
-                lossless=True,  # read by webp alone
-            )
-        os.replace(partial, path)
+        with whole(path) as partial:
+            if partial.suffix == ".mp4":
+                write_mp4(partial, frames, fps)
+            elif partial.suffix == ".png":
+                Image.fromarray(np.concatenate(frames, axis=1)).save(partial)
+            else:
+                images = [Image.fromarray(frame) for frame in frames]
+                images[0].save(
+                    partial,
+                    save_all=True,
+                    append_images=images[1:],
+                    duration=round(1000 / fps),
+                    loop=0,
+                    lossless=True,  # read by webp alone
+                )
     except (OSError, ValueError, RuntimeError, av.FFmpegError) as error:  # Pillow's have no base
         raise InputError(f"cannot write {path}: {error}") from None
-    finally:
-        partial.unlink(missing_ok=True)
     return path
 
 

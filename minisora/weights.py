@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from minisora.errors import InputError
-from minisora.files import write_whole
+from minisora.files import whole, write_whole
 
 Part = TypeVar("Part", bound=nn.Module)
 
@@ -30,39 +29,51 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         raise InputError(
             f"no weights in {folder}: it has no config.json; give a folder that `minisora fit` wrote"
         )
+    return read_object(path)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises InputError if it holds none."""
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except ValueError as error:
         raise InputError(f"{path} is damaged: {error}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is damaged: it holds no JSON object")
+    return content
+
+
+def kept(path: Path) -> dict[str, Any]:
+    """What the file holds of earlier runs. A damaged one is put aside."""
+    try:
+        return read_object(path) if path.exists() else {}
+    except InputError:
+        path.replace(path.with_suffix(".damaged.json"))
+        return {}
 
 
 def save(folder: str | Path, config: dict[str, Any], **parts: nn.Module) -> None:
     """Writes each part in bfloat16 beside config.json, which gains the part's own `config`. Files
-    appear whole or not at all; what the folder already has of other parts stays."""
+    appear whole or not at all; what the folder already has of other parts stays, but for a damaged
+    config.json, which is put aside."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    if (folder / "config.json").exists():
-        config = read_config(folder) | config
+    config = kept(folder / "config.json") | config
     for name, part in parts.items():
         config[name] = part.config
         tensors = {
             key: value.detach().to("cpu", torch.bfloat16).contiguous()
             for key, value in part.state_dict().items()
         }
-        save_file(tensors, folder / f".{name}.partial", metadata={"format": "pt"})
-        os.replace(folder / f".{name}.partial", folder / f"{name}.safetensors")
+        with whole(folder / f"{name}.safetensors") as partial:
+            save_file(tensors, partial, metadata={"format": "pt"})
     write_whole(folder / "config.json", json.dumps(config, indent=1) + "\n")
 
 
 def note(folder: str | Path, name: str, record: dict[str, Any]) -> None:
     """Keeps `record` under `name` in the folder's provenance.json. A damaged one is put aside."""
     path = Path(folder) / "provenance.json"
-    try:
-        notes = json.loads(path.read_text()) if path.exists() else {}
-    except ValueError:
-        path.replace(path.with_suffix(".damaged.json"))
-        notes = {}
-    write_whole(path, json.dumps(notes | {name: record}, indent=1) + "\n")
+    write_whole(path, json.dumps(kept(path) | {name: record}, indent=1) + "\n")
 
 
 def fingerprint(folder: str | Path, name: str) -> str:

@@ -1,10 +1,13 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from conftest import shake
+from lightning import Trainer
 
 from minisora import InputError, weights, world
-from minisora.data import ClipData, LatentData, batch_indices, generator
+from minisora.data import CaptionData, ClipData, LatentData, batch_indices, generator
 from minisora.pipeline import to_frames, to_pixels
 from minisora.vae import VAE
 
@@ -61,6 +64,17 @@ def test_shorter_clips_are_the_first_latents_and_one_is_an_image(tmp_path, in_fl
     encoded = data.vae.encode(to_pixels(true.frames[None]))
     assert torch.allclose(image["latents"][0], encoded[0], atol=0.03)
     assert data.batch(lengths[3])["latents"].shape[2] == 3
+
+
+def test_steps_are_those_of_the_optimizer(tmp_path: Path) -> None:
+    """Which gathers the gradients of several batches, if asked to."""
+    weights.save(tmp_path, {}, vae=VAE(channels=4, space=8, width=16, depth=1))
+    data = CaptionData(str(tmp_path), clips=8, batch_size=8, pairs=0.0, shorter=0.0, short_steps=2)
+    data.setup("fit")
+    short = [sorted(data.short_captions) == sorted(data.batch(k)["captions"]) for k in range(5)]
+    data.trainer = Trainer(accumulate_grad_batches=2, logger=False)
+    gathered = [sorted(data.short_captions) == sorted(data.batch(k)["captions"]) for k in range(5)]
+    assert short == [True, True, False, False, False] and gathered == [True] * 4 + [False]
 
 
 def test_bad_input() -> None:

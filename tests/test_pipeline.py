@@ -63,6 +63,10 @@ def test_a_damaged_record_is_put_aside(tmp_path: Path) -> None:
     weights.note(tmp_path, "dit", {"steps": 3})
     assert json.loads(path.read_text()) == {"dit": {"steps": 3}}
     assert (tmp_path / "provenance.damaged.json").read_text() == "{"
+    (tmp_path / "config.json").write_text("[]")
+    weights.save(tmp_path, {"makes": {}})
+    assert weights.read_config(tmp_path) == {"makes": {}}
+    assert (tmp_path / "config.damaged.json").read_text() == "[]"
 
 
 def test_saved_weights_make_the_same_clip(tiny_sora: Sora, tmp_path: Path) -> None:
@@ -138,8 +142,9 @@ def test_damaged_weights(tiny_sora: Sora, tmp_path: Path) -> None:
         json.dumps(config | {"dit": config["dit"] | {"heads": 64}})
     )
     refused("does not fit this version .*heads")
-    (tmp_path / "config.json").write_text("{")
-    refused("config.json is damaged")
+    for damaged in ("{", "[1]"):
+        (tmp_path / "config.json").write_text(damaged)
+        refused("config.json is damaged")
 
 
 def test_the_package_finds_its_weights() -> None:

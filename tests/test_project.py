@@ -23,12 +23,24 @@ def test_the_readmes_score_table_is_made_from_the_evaluation() -> None:
     assert result["weights"] == fingerprints()  # of the weights that are here
 
 
-@pytest.mark.parametrize("text", [README, (ROOT / "data" / "weights" / "README.md").read_text()])
-def test_links_resolve(text: str) -> None:
-    base = ROOT if text is README else ROOT / "data" / "weights"
-    links = [link for link in re.findall(r"\]\(([^)#]+)", text) if not link.startswith("http")]
-    links += re.findall(r'src="([^"]+)"', text)
-    assert links and [link for link in links if not (base / link).exists()] == []
+def anchors(page: Path) -> set[str]:
+    """Of its headings, as they are made on the web: lower case, words joined by dashes."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("folder", ["", "configs", "data/weights", "notebooks"])
+def test_links_resolve(folder: str) -> None:
+    page = ROOT / folder / "README.md"
+    links = re.findall(r"\]\(([^)]+)\)", page.read_text())
+    links += re.findall(r'src="([^"]+)"', page.read_text())
+    broken = []
+    for link in (link for link in links if not link.startswith("http")):
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            broken.append(link)
+    assert links and broken == []
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")

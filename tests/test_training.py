@@ -93,9 +93,15 @@ def test_a_captioner_is_trained_in_two_stages(trained: Path, tmp_path: Path) -> 
     assert all(" on a " in caption for caption in rich) and not any(" on a " in s for s in short)
 
 
-@pytest.mark.parametrize("stage", ["vae", "captioner", "upsampler"])
-def test_resuming_the_other_stages_too(stage: str, trained: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("stage", "accumulated"), [("vae", 1), ("captioner", 1), ("upsampler", 2)]
+)
+def test_resuming_the_other_stages_too(
+    stage: str, accumulated: int, trained: Path, tmp_path: Path
+) -> None:
+    """Also where a step gathers the gradients of two batches."""
     reads = [f"--data.vae={trained / 'vae' / 'weights'}"] if stage == "captioner" else []
+    reads += [f"--trainer.accumulate_grad_batches={accumulated}"]
     keep = [
         "--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint",
         "--trainer.callbacks.every_n_train_steps=10",
@@ -178,6 +184,14 @@ def test_a_model_that_does_not_fit_is_refused_in_a_sentence(
             [f"--data.vae={trained / 'vae' / 'weights'}", "--model.channels=8"],
             "model.channels is 8, the VAE has 16",
         ),
+        (
+            [f"--data.vae={trained / 'vae' / 'weights'}", "--model.patch=[5,2,2]"],
+            "patches of 5 latents in time do not cut shorter clips",
+        ),
+        (
+            [f"--data.vae={trained / 'vae' / 'weights'}", "--data.height=36"],
+            "data.height and data.width must be multiples of 8, got 36 and 32",
+        ),
         ([f"--data.vae={tmp_path / 'nowhere'}"], "no weights in"),
         (
             [f"--data.vae={trained / 'vae' / 'weights'}", f"--ckpt_path={tmp_path / 'no.ckpt'}"],
@@ -216,9 +230,13 @@ def test_a_model_that_does_not_fit_is_refused_in_a_sentence(
         assert log.read_text() == "of an earlier run"
 
 
-def test_a_trial_run_leaves_no_weights(trained: Path, tmp_path: Path) -> None:
-    fit("vae", tmp_path, "--trainer.fast_dev_run=true")
-    assert not (tmp_path / "vae" / "weights").exists()
+def test_a_trial_run_leaves_nothing_behind(trained: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    log, last = tmp_path / "metrics.csv", next((trained / "kept").glob("*step=30.ckpt"))
+    log.write_text("of somebody else")
+    trial = ("--trainer.fast_dev_run=true", f"--ckpt_path={last}")
+    fit("dit", tmp_path, f"--data.vae={trained / 'vae' / 'weights'}", *trial)
+    assert list(tmp_path.rglob("*.*")) == [log]
 
 
 def test_two_objects_are_learned_from_where_one_was(trained: Path, tmp_path: Path) -> None:
@@ -255,6 +273,7 @@ def test_an_upsampler_is_trained(tmp_path: Path) -> None:
 def test_muon_computes_in_the_precision_of_the_run() -> None:
     for precision, half in (("bf16-mixed", True), ("32-true", False)):
         module = DiTTraining(size="tiny")
-        assert not module.optimizer().in_bfloat16  # outside of a run
-        module.trainer = L.Trainer(precision=precision, accelerator="cpu", logger=False)
-        assert module.optimizer().in_bfloat16 == half
+        module.trainer = L.Trainer(
+            precision=precision, accelerator="cpu", logger=False, max_steps=1
+        )
+        assert module.configure_optimizers()["optimizer"].in_bfloat16 == half

@@ -1,3 +1,4 @@
+import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -78,3 +79,28 @@ def test_bad_input_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read as a video"):
         video.read(tmp_path / "text.mp4")
     assert [path.name for path in tmp_path.iterdir()] == ["text.mp4"]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".gif", ".webp", ".png"])
+def test_damaged_files_are_refused_or_read(tmp_path: Path, suffix: str) -> None:
+    path, rng, refused = tmp_path / f"clip{suffix}", np.random.default_rng(0), 0
+    whole = video.write(path, CLIP).read_bytes()
+    for _ in range(40):
+        damaged = bytearray(whole[: rng.integers(1, len(whole))])
+        for place in rng.integers(len(damaged), size=8):
+            damaged[place] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            assert video.read(path).ndim == 4
+        except InputError:
+            refused += 1
+    assert refused > 10
+
+
+def test_what_is_no_file_is_not_replaced_and_links_stay(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.gif")
+    with pytest.raises(InputError, match="it is no file"):
+        video.write(tmp_path / "pipe.gif", CLIP)
+    (tmp_path / "link.gif").symlink_to(tmp_path / "clip.gif")
+    video.write(tmp_path / "link.gif", CLIP)
+    assert (tmp_path / "link.gif").is_symlink() and len(video.read(tmp_path / "clip.gif")) == 17

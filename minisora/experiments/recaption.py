@@ -55,7 +55,7 @@ def told(kind: str) -> LatentData:
     if kind:
         name = f"captions-{data.clips}-{fingerprint(shipped(), 'captioner')}.jsonl"
         path = ROOT / "runs" / "experiments" / name
-        with alone(path.stem):
+        with alone(path):
             recaption(str(path), clips=data.clips)
         data.captions = read_captions(str(path), kind)[1]
     data.image_captions = data.captions

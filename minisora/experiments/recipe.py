@@ -44,7 +44,7 @@ def setting(**values: object) -> Callable[[Recipe], None]:
 
 def adamw(rate: float) -> Callable[[Recipe], None]:
     return setting(
-        optimizer=lambda module: torch.optim.AdamW(module.parameters(), rate, (0.9, 0.99))
+        optimizer=lambda module, _: torch.optim.AdamW(module.parameters(), rate, (0.9, 0.99))
     )
 
 

@@ -1,14 +1,13 @@
 """Short trainings that can be compared: the recipe of configs/toy/dit.yaml with one thing changed.
 
 Their length is counted in steps, not in minutes, so that a slow machine comes to about the same
-results as a fast one. They train in float32 on one thread: a machine with two cores makes two at a
-time, told to make different ones, and what they share, in runs/experiments, is made by one while the
-other waits.
+results as a fast one. They train on one thread, in the precision this CPU is fast at: a machine with
+two cores makes two at a time, told to make different ones, and what they share, in runs/experiments,
+is made by one while the other waits.
 """
 
 import functools
 import json
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -25,8 +24,9 @@ from tqdm import tqdm
 
 from minisora import dit, world
 from minisora.data import VALIDATION_SEED, LatentData
-from minisora.device import keep_memory
+from minisora.device import autocast, fast_bfloat16, keep_memory
 from minisora.evaluate import sample
+from minisora.files import whole
 from minisora.fit import fit
 from minisora.metrics import oracle_scores
 from minisora.pipeline import Sora
@@ -46,7 +46,7 @@ class Recipe:
     size: tuple[int, int, int] | None = None  # width, depth, heads
     vae: Callable[[], Path] = shipped
     sampling: dict[str, Any] = field(default_factory=dict)
-    optimizer: Callable[[DiTTraining], torch.optim.Optimizer] = DiTTraining.optimizer
+    optimizer: Callable[[DiTTraining, bool], torch.optim.Optimizer] = DiTTraining.optimizer
     prepare: Callable[[DiTTraining], None] = lambda module: None
     scale: Callable[[Tensor], Tensor] = lambda deviation: torch.ones_like(deviation)
     caption: Callable[[str], str] = lambda caption: caption
@@ -58,11 +58,10 @@ class Recipe:
         return cls(config["model"], config["data"]["batch_size"], average)
 
 
-def alone(name: str) -> FileLock:
-    """Held by the process that makes `name` in runs/experiments."""
-    folder = ROOT / "runs" / "experiments"
-    folder.mkdir(parents=True, exist_ok=True)
-    return FileLock(folder / f"{name}.lock")
+def alone(path: Path) -> FileLock:
+    """Held by the process that makes `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path.with_suffix(".lock"))
 
 
 def toy_vae(channels: int) -> Path:
@@ -71,7 +70,7 @@ def toy_vae(channels: int) -> Path:
     folder = ROOT / "runs" / "experiments" / f"vae-toy-{channels}"
     config = ["--config", str(ROOT / "configs" / "toy" / "vae.yaml"), "--trainer.logger", "false"]
     config += ["--model.channels", str(channels), "--trainer.default_root_dir", str(folder)]
-    with alone(folder.name):
+    with alone(folder):
         if not (folder / "weights" / "vae.safetensors").exists():
             fit("vae", config)
     return folder / "weights"
@@ -86,12 +85,12 @@ def cached_latents(clips: int = 24_000, pairs: float = 0.0, vae: Path | None = N
     name = f"latents-{clips}-{pairs:g}-{fingerprint(vae, 'vae')}.pt"
     path = ROOT / "runs" / "experiments" / name
     kept = ("latents", "captions", "image_captions")
-    with alone(path.stem):
+    with alone(path):
         if not path.exists():
             data.setup("fit")
             data.vae.to("cpu")
-            torch.save({name: getattr(data, name) for name in kept}, path.with_suffix(".partial"))
-            os.replace(path.with_suffix(".partial"), path)
+            with whole(path) as partial:
+                torch.save({name: getattr(data, name) for name in kept}, partial)
     data.__dict__.update(torch.load(path))
     return data
 
@@ -112,7 +111,7 @@ class Run:
         recipe.prepare(self.module)
         deviation = data.latents[:2000].float().std(dim=(0, 2, 3, 4)).view(1, -1, 1, 1, 1)
         self.scale = recipe.scale(deviation)
-        self.optimizer = recipe.optimizer(self.module)
+        self.optimizer = recipe.optimizer(self.module, fast_bfloat16("cpu"))
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.live: list[Tensor] = [p for p in self.module.parameters() if p.requires_grad]
         self.averages = [p.detach().clone() for p in self.live]
@@ -122,13 +121,15 @@ class Run:
         between."""
         self.module.progress = lambda: done  # type: ignore[method-assign]
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * min((self.count + 1) / self.module.warmup, 1 - done)
+            group["lr"] = rate * self.module.rate(self.count, done)
         self.data.seed, self.data.batch_size = self.seed, self.recipe.batch
         batch = {"step": self.count, **self.data.batch(self.count)}
         batch["latents"] = batch["latents"] * self.scale
         batch["captions"] = [self.recipe.caption(caption) for caption in batch["captions"]]
         self.optimizer.zero_grad()
-        self.module.training_step(batch, 0).backward()
+        with autocast(torch.device("cpu")):
+            loss = self.module.training_step(batch, 0)
+        loss.backward()
         self.optimizer.step()
         with torch.no_grad():
             late = min(self.recipe.decay, (1 + self.count) / (10 + self.count))
@@ -201,7 +202,9 @@ def found(path: Path, **wanted: Any) -> list[dict[str, Any]]:
 
 
 def keep(path: Path, **row: Any) -> None:
-    """Adds a run's result to a file that other runs may be adding to as well."""
+    """Adds a run's result, and the precision it was trained in, to a file that other runs may be
+    adding to as well."""
+    row["precision"] = "bfloat16" if fast_bfloat16("cpu") else "float32"
     with open(path, "a") as file:
         file.write(json.dumps(row) + "\n")
 
