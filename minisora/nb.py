@@ -159,7 +159,8 @@ def check(
 
 
 def called(f: Callable, case: tuple) -> Any:
-    own = [a.clone() if isinstance(a, Tensor) else a for a in case]  # who calls may write into it
+    copied = (a.copy() if isinstance(a, np.ndarray | list) else a for a in case)
+    own = [a.clone() if isinstance(a, Tensor) else a for a in copied]  # f may write into them
     result = f(*own) if callable(f) else f
     return list(result) if hasattr(result, "__next__") else result  # a generator is run to its end
 

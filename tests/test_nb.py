@@ -74,11 +74,16 @@ def test_check_of_plain_values(capsys: pytest.CaptureFixture) -> None:
 
 
 def test_an_answer_may_change_its_arguments() -> None:
-    def add(x: torch.Tensor) -> torch.Tensor:
+    def add(x):
         x += 1
         return x
 
-    assert nb.check(add, lambda x: x + 1, (torch.zeros(3),))
+    def emptied(x: list[int]) -> int:
+        return sum(x.pop() for _ in range(len(x)))
+
+    for case in (torch.zeros(3), np.zeros(3)):
+        assert nb.check(add, lambda x: x + 1, (case,)) and not nb.check(add, lambda x: x, (case,))
+    assert nb.check(emptied, sum, ([1, 2],))
 
 
 def test_show_is_an_animated_png_with_a_page_for_every_frame(tmp_path) -> None:
