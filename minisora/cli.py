@@ -139,7 +139,7 @@ def parser() -> argparse.ArgumentParser:
         type=positive,
         default=2100,
         help="of a run; in recipe, runs whose steps take longer make fewer, in the same time "
-        "(default: 2100, of the toy size 7 to 12 minutes of one core)",
+        "(default: 2100, of the toy size 6 to 12 minutes of one core)",
     )
     again.add_argument(
         "--prompts",

@@ -158,18 +158,19 @@ def run(seeds: list[int], steps: int, prompts: int, only: list[str]) -> str:
 
 
 def table(runs: list[dict[str, Any]]) -> str:
-    """Percent right of held-out pairs: the mean over seeds, and every seed's share of all right. Of
-    two results for a change and a seed, the later one."""
+    """Percent right of held-out pairs: the mean over seeds, and every seed's share of all right,
+    a dash if it was not run. Of two results for a change and a seed, the later one."""
+    seeds = sorted({run["seed"] for run in runs})
     lines = [
         "| change | steps | motion | shape | clean | all right | each seed |",
         "|---" * 7 + "|",
     ]
     for change in (*CHANGES, *SAMPLING):
-        each = {run["seed"]: run for run in runs if run["change"] == change}.values()
+        each = {run["seed"]: run for run in runs if run["change"] == change}
         if each:
             names = ("steps", "motion", "shape", "clean", "all")
-            means = [statistics.mean(run[name] for run in each) for name in names]
+            means = [statistics.mean(run[name] for run in each.values()) for name in names]
             cells = [f"{means[0]:.0f}", *(f"{mean:.0f}%" for mean in means[1:])]
-            cells.append(", ".join(f"{run['all']:.1f}" for run in each))
+            cells.append(", ".join(f"{each[s]['all']:.1f}" if s in each else "-" for s in seeds))
             lines.append(f"| {change} | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -136,6 +136,21 @@ def products(dtype: torch.dtype) -> Callable[[], None]:
     return multiply
 
 
+def attention_products(dtype: torch.dtype) -> Callable[[], None]:
+    """The products of queries and keys and of weights and values, likewise."""
+    tokens, head = GRID[0] * GRID[1] * GRID[2], WIDTH // HEADS
+    q, g = torch.randn(2, BATCH, HEADS, tokens, head, dtype=dtype)
+    k, v = torch.randn(2, BATCH, HEADS, tokens + TEXT, head, dtype=dtype)
+    weights, gradient = torch.randn(2, BATCH, HEADS, tokens, tokens + TEXT, dtype=dtype)
+
+    def multiply() -> None:
+        for _ in range(DEPTH):
+            _ = q @ k.mT, gradient @ k, gradient.mT @ q
+            _ = weights @ v, g @ v.mT, weights.mT @ g
+
+    return multiply
+
+
 def step() -> None:
     models = {"minisora": ours(), **peers()}
     kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -143,7 +158,8 @@ def step() -> None:
         del kinds["bfloat16"]  # emulated, 13 times as slow: it would take a quarter of an hour
     contestants: dict[str, Callable[[], object]] = {}
     for kind, dtype in kinds.items():
-        contestants[f"matrix products alone, {kind}"] = products(dtype)
+        contestants[f"products of the Linears alone, {kind}"] = products(dtype)
+        contestants[f"products of attention alone, {kind}"] = attention_products(dtype)
         for name, (model, forward) in models.items():
             contestants[f"{name}, {kind}"] = trained(model, forward, dtype)
     seconds = in_turns(contestants)
@@ -151,7 +167,7 @@ def step() -> None:
         f"Forward and backward at width {WIDTH}, depth {DEPTH}, {BATCH} clips of 80 video and {TEXT} text tokens:\n"
     )
     rows = []
-    for name in ("matrix products alone", *models):
+    for name in ("products of the Linears alone", "products of attention alone", *models):
         each = [1000 * seconds[f"{name}, {kind}"] for kind in kinds]
         count = sum(p.numel() for p in models[name][0].parameters()) / 1e6 if name in models else 0
         best = 1000 * min(seconds[f"minisora, {kind}"] for kind in kinds)
