@@ -13,7 +13,15 @@ from minisora.errors import InputError, check_counts, check_frames
 from minisora.files import check_writable, whole
 
 SUFFIXES = (".mp4", ".gif", ".png", ".webp")
-DAMAGE = (OSError, ValueError, IndexError, struct.error, Image.DecompressionBombError)
+# what PyAV, Pillow and NumPy raise for damaged files
+DAMAGE = (
+    av.FFmpegError,
+    OSError,
+    ValueError,
+    IndexError,
+    struct.error,
+    Image.DecompressionBombError,
+)
 
 
 def read(path: str | Path) -> np.ndarray:
@@ -36,8 +44,10 @@ def read(path: str | Path) -> np.ndarray:
         else:
             with av.open(str(path)) as container:
                 frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-        return np.stack(frames)  # a ValueError if there are none, or of several sizes
-    except (*DAMAGE, av.FFmpegError) as error:
+        if not frames:
+            raise ValueError("it holds no frames")
+        return np.stack(frames)  # a ValueError if their sizes differ
+    except DAMAGE as error:
         raise InputError(f"{path} cannot be read as a video: {error}") from None
 
 
