@@ -234,9 +234,10 @@ def test_a_trial_run_leaves_nothing_behind(trained: Path, tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     log, last = tmp_path / "metrics.csv", next((trained / "kept").glob("*step=30.ckpt"))
     log.write_text("of somebody else")
-    trial = ("--trainer.fast_dev_run=true", f"--ckpt_path={last}")
-    fit("dit", tmp_path, f"--data.vae={trained / 'vae' / 'weights'}", *trial)
-    assert list(tmp_path.rglob("*.*")) == [log]
+    for resumed in ([], [f"--ckpt_path={last}"]):  # nothing is left to train in the second
+        reads = [f"--data.vae={trained / 'vae' / 'weights'}", *resumed]
+        fit("dit", tmp_path, "--trainer.fast_dev_run=true", *reads)
+        assert list(tmp_path.rglob("*.*")) == [log]
 
 
 def test_two_objects_are_learned_from_where_one_was(trained: Path, tmp_path: Path) -> None:
