@@ -37,6 +37,8 @@ def test_what_is_kept() -> None:
         "red circle on navy, pink", rich
     )
     assert not keeps("red circle", "a small red circle on a black background")  # no motion
+    typed = "A small red circle moving up on a black background."
+    assert keeps(typed, typed)
     assert not keeps("red circle", "a red circle moving up on a black background")  # no size
     assert keeps("large star growing", "a red star growing on a black background")
     two = "a red circle moving left above a blue star standing still on a navy background"
