@@ -268,6 +268,6 @@ class Captioner(nn.Module):
     def text_features(self, texts: list[str]) -> Tensor:
         """A unit vector for each text, (B, width). Words it has never seen are left out, and named
         in a warning."""
-        warn_of_unknown(self, texts)
+        warn_of_unknown(self, texts, stacklevel=4)
         ids = self.tokenize(texts)
         return self.embed_texts(self.read(ids), ids)

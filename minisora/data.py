@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from minisora import weights, world
 from minisora.device import autocast, best_device
-from minisora.errors import InputError, check_counts, check_shares
+from minisora.errors import InputError, check_counts, check_seed, check_shares
 from minisora.pipeline import to_pixels
 from minisora.upsampler import drawn_prompt
 from minisora.vae import GROUP, VAE
@@ -90,7 +90,7 @@ class ClipData(L.LightningDataModule):
             raise InputError(
                 f"data.num_frames must be 1 + 4k, got {num_frames}: the nearest is {near}"
             )
-        check_counts(0, seed=seed)
+        check_seed(seed)
         check_counts(1, clips=clips, batch_size=batch_size, validation_clips=validation_clips)
         check_shares(pairs=pairs)
         self.clips, self.batch_size, self.seed = clips, batch_size, seed
@@ -230,7 +230,7 @@ class PromptData(L.LightningDataModule):
         validation_prompts: int = 256,
     ) -> None:
         super().__init__()
-        check_counts(0, seed=seed)
+        check_seed(seed)
         check_counts(1, batch_size=batch_size, validation_prompts=validation_prompts)
         check_shares(pairs=pairs)
         self.batch_size, self.seed, self.pairs = batch_size, seed, pairs
@@ -339,6 +339,11 @@ class LatentData(ClipData):
             raise InputError(
                 f"{self.file} holds {len(captions)} captions of clips with {theirs}, "
                 f"needed are {self.clips} with {ours}"
+            )
+        if self.pairs and self.shape[1] != self.shape[2]:
+            raise InputError(
+                f"two objects stand otherwise in frames of {self.shape[1]} x {self.shape[2]} than in the "
+                f"square ones of {self.file}: set data.height and data.width to one number"
             )
         return captions[: self.clips]
 

@@ -15,6 +15,12 @@ def check_counts(least: int, **counts: int) -> None:
             raise InputError(f"{name} must be {least} or more, got {count}")
 
 
+def check_seed(seed: int) -> None:
+    """Raises InputError if PyTorch and NumPy do not both take the seed."""
+    if not 0 <= seed < 2**63:
+        raise InputError(f"seed must be from 0 to 2^63 - 1, got {seed}")
+
+
 def check_shares(**shares: float) -> None:
     """Raises InputError, naming it, if one of the numbers is not between 0 and 1."""
     for name, share in shares.items():

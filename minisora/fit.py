@@ -71,7 +71,10 @@ class FitCLI(LightningCLI):
         if asked.precision is None:
             device = "cpu" if asked.accelerator == "cpu" else best_device().type
             arguments["precision"] = "bf16-mixed" if fast_bfloat16(device) else "32-true"
-        return super().instantiate_trainer(**arguments)
+        try:
+            return super().instantiate_trainer(**arguments)
+        except (ValueError, TypeError) as error:  # what Lightning does not know, such as a device
+            raise InputError(str(error)) from None
 
     def before_fit(self) -> None:
         """Refuses what would fail later, and keeps the log that a resumed run would overwrite."""

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from minisora import video, world
 from minisora.captioner import Captioner
 from minisora.data import ClipData
-from minisora.errors import InputError, check_counts, check_shares
+from minisora.errors import InputError, check_counts, check_seed, check_shares
 from minisora.files import check_writable
 from minisora.weights import fingerprint, shipped
 
@@ -77,7 +77,7 @@ def recaption(
     """
     check_shares(pairs=pairs, wrong=wrong, typos=typos, mix=mix)
     check_counts(1, clips=clips, batch=batch)
-    check_counts(0, seed=seed)
+    check_seed(seed)
     head: dict[str, Any] = {"folder": folder, "clips": clips, "seed": seed, "mix": mix}
     head["captioner"] = fingerprint(weights or shipped(), "captioner")
     own = OwnClips(Path(folder)) if folder else None

@@ -52,8 +52,8 @@ def next_word_loss(logits: Tensor, ids: Tensor, silent: Tensor | None = None) ->
     return F.cross_entropy(logits[counted], target[counted])
 
 
-def warn_of_unknown(encoder: Any, prompts: list[str], stacklevel: int = 3) -> None:
-    """Names the words in a warning that `encoder.unknown` finds."""
+def warn_of_unknown(encoder: Any, prompts: list[str], stacklevel: int) -> None:
+    """Names the words in a warning that `encoder.unknown` finds, at the caller's line."""
     unknown = dict.fromkeys(word for prompt in prompts for word in encoder.unknown(prompt))
     if unknown:
         message = "the model has never seen these words and reads them as blanks: "

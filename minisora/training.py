@@ -6,6 +6,7 @@ one to the bit.
 
 import subprocess
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from minisora import video, weights, world
 from minisora.captioner import Captioner
 from minisora.data import CaptionData, ClipData, LatentData, generator
 from minisora.dit import DiT
-from minisora.errors import InputError, check_counts, check_shares
+from minisora.errors import InputError, check_counts, check_seed, check_shares
 from minisora.flow import Target, draw_times, flow_loss, noised
 from minisora.metrics import oracle_scores, psnr
 from minisora.optim import MuonAdam, split_parameters
@@ -38,6 +39,7 @@ class Training(L.LightningModule):
 
     def __init__(self, lr: float, adam_lr: float, warmup: int, seed: int) -> None:
         super().__init__()
+        check_seed(seed)
         self.rates, self.warmup, self.seed = (lr, adam_lr), warmup, seed
 
     def draws(self, step: int) -> torch.Generator:
@@ -272,6 +274,12 @@ class DiTTraining(Training):
         frames, height, width = data.shape
         space, patch = data.vae.space, self.dit.patch
         data.check_sizes(space)
+        captions = [data.render(i).caption for i in range(100)]
+        longest = max(captions, key=lambda caption: len(caption.split()))
+        try:
+            self.text([longest])
+        except InputError as error:
+            raise InputError(f'{error} or set model.text_length to more ("{longest}")') from None
         grid_of((1 + (frames - 1) // GROUP, height // space, width // space), patch)
         if data.shorter and patch[0] > 1:
             raise InputError(
@@ -478,8 +486,13 @@ class Export(Callback):
 
     def on_fit_end(self, trainer: L.Trainer, module: Training) -> None:
         """Exports a checkpoint of the last step too: with nothing left to train, Lightning calls
-        no `on_train_end`."""
-        if trainer.global_step >= trainer.max_steps and not self.exported:
+        no `on_train_end`. A run that ended early, by trainer.max_time, says so."""
+        if trainer.global_step < trainer.max_steps:
+            done = f"{trainer.global_step} of {trainer.max_steps} steps"
+            warnings.warn(
+                f"ended after {done}, so no weights are written: --ckpt_path goes on", stacklevel=1
+            )
+        elif not self.exported:
             for callback in trainer.callbacks:
                 if isinstance(callback, WeightAveraging):
                     callback.on_train_end(trainer, module)

@@ -20,7 +20,8 @@ from minisora.text import END, START, TextEncoder, next_word_loss, warn_of_unkno
 from minisora.world import pairs, shapes
 
 TRIES = 50
-NAMES = (*shapes.COLORS, *shapes.SHAPES, *shapes.BACKGROUNDS)
+KINDS = [motion.split()[0] for motion in shapes.MOTIONS]  # of motions: "moving", "standing", ...
+NAMES = {*shapes.COLORS, *shapes.SHAPES, *shapes.BACKGROUNDS, *KINDS}
 
 
 def shorten(rich: str, rng: np.random.Generator) -> str:
@@ -47,12 +48,13 @@ def shorten(rich: str, rng: np.random.Generator) -> str:
 
 
 def keeps(short: str, rich: str) -> bool:
-    """Whether `rich` is a whole caption that says all that `short` names, as often as it does. In
-    captions of two objects there are no sizes, so none is asked for."""
+    """Whether `rich` is a whole caption that says all that `short` names, as often as it does. No
+    size is asked of captions that have none: of two objects, and of growing and shrinking ones."""
     wanted, got = pairs.parse(short), pairs.parse(rich)
     typed, written = (re.findall("[a-z]+", text.lower()) for text in (short, rich))
     plain = " ".join(written)
-    if any(typed.count(word) > written.count(word) for word in NAMES):
+    names = (*NAMES, *shapes.SIZES) if any(size in written for size in shapes.SIZES) else NAMES
+    if any(typed.count(word) > written.count(word) for word in names):
         return False
     if (wanted is None) != (got is None):
         return False
@@ -135,12 +137,15 @@ class Upsampler(nn.Module):
         decode = self.encoder.tokenizer.decode
         return [decode([i for i in row if i > START]) for row in ids.tolist()]
 
-    def forward(self, prompts: list[str], generator: torch.Generator | None = None) -> list[str]:
+    def forward(
+        self, prompts: str | list[str], generator: torch.Generator | None = None
+    ) -> list[str]:
         """A rich caption for each prompt. Draws again where a caption is not whole or does not keep
         what the prompt names; after `TRIES` draws raises InputError. Same seed, same captions. Words
         it has never seen are named in a warning."""
-        warn_of_unknown(self.encoder, prompts)
-        captions, left = list(prompts), list(range(len(prompts)))
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        warn_of_unknown(self.encoder, prompts, stacklevel=5)
+        captions, left = prompts.copy(), list(range(len(prompts)))
         left = [i for i in left if not keeps(prompts[i], prompts[i])]  # already rich
         for _ in range(TRIES):
             if not left:

@@ -50,8 +50,9 @@ def test_captions_fit_and_end(captioner: Captioner) -> None:
     assert (
         (ids[0] > START).sum() == 16 and (ids[1] > START).sum() == 2 and (ids[2, 1:] == END).all()
     )
-    with pytest.warns(UserWarning, match="never seen these words.*: crimson"):
+    with pytest.warns(UserWarning, match="never seen these words.*: crimson") as caught:
         odd, plain = captioner.text_features(["a crimson circle", "a circle"])
+    assert caught[0].filename == __file__
     assert torch.equal(odd, plain)
     for index in range(50):
         assert START not in captioner.tokenize([pairs.clip(0, index, 2).caption])[0, 1:]

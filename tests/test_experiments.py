@@ -28,7 +28,7 @@ def data(tmp_path: Path) -> LatentData:
     return data
 
 
-def test_every_change_trains_and_samples(data: LatentData, monkeypatch) -> None:
+def test_every_change_trains_and_samples(data: LatentData) -> None:
     """On a tiny model, but where the change is its form."""
     for name, change in recipe.CHANGES.items():
         config = Recipe.from_config()

@@ -89,7 +89,11 @@ def test_captions_are_read_back() -> None:
     text = "a red circle moving up left of a blue star standing still on a navy background"
     assert pairs.caption(truth) == text
     assert pairs.parse(text) == truth
-    for one in ("a red circle moving left", "a red circle on the left of the picture"):
+    for one in (
+        "a red circle moving left",
+        "a red circle on the left of the picture",
+        "star moving left and up, yellow",
+    ):
         assert pairs.parse(one) is None
     for index in range(100):
         true = clip(3, index, split="all")

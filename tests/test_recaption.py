@@ -102,6 +102,11 @@ def test_training_takes_the_captions(folder: str, tmp_path: Path) -> None:
         LatentData(folder, clips=17, captions=str(out))
     with pytest.raises(InputError, match="'seed': 0"):
         LatentData(folder, clips=16, seed=1, captions=str(out))
+    out = tmp_path / "pairs.jsonl"
+    recaption(str(out), clips=4, pairs=0.5, mix=0, weights=folder)
+    LatentData(folder, clips=4, pairs=0.5, height=64, width=64, captions=str(out))
+    with pytest.raises(InputError, match="stand otherwise in frames of 32 x 48"):
+        LatentData(folder, clips=4, pairs=0.5, width=48, captions=str(out))
 
 
 def test_bad_input(folder: str, tmp_path: Path) -> None:

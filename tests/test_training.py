@@ -192,6 +192,18 @@ def test_a_model_that_does_not_fit_is_refused_in_a_sentence(
             [f"--data.vae={trained / 'vae' / 'weights'}", "--data.height=36"],
             "data.height and data.width must be multiples of 8, got 36 and 32",
         ),
+        (
+            [f"--data.vae={trained / 'vae' / 'weights'}", "--model.text_length=9"],
+            "the model reads at most 9: shorten it or set model.text_length to more",
+        ),
+        (
+            [f"--data.vae={trained / 'vae' / 'weights'}", f"--data.seed={2**63}"],
+            "seed must be from 0 to 2^63 - 1",
+        ),
+        (
+            [f"--data.vae={trained / 'vae' / 'weights'}", "--trainer.accelerator=abacus"],
+            "abacus",
+        ),
         ([f"--data.vae={tmp_path / 'nowhere'}"], "no weights in"),
         (
             [f"--data.vae={trained / 'vae' / 'weights'}", f"--ckpt_path={tmp_path / 'no.ckpt'}"],
@@ -237,7 +249,16 @@ def test_a_trial_run_leaves_nothing_behind(trained: Path, tmp_path: Path, monkey
     for resumed in ([], [f"--ckpt_path={last}"]):  # nothing is left to train in the second
         reads = [f"--data.vae={trained / 'vae' / 'weights'}", *resumed]
         fit("dit", tmp_path, "--trainer.fast_dev_run=true", *reads)
-        assert list(tmp_path.rglob("*.*")) == [log]
+        assert list(tmp_path.rglob("*")) == [log]
+
+
+def test_a_run_that_ends_early_says_that_it_wrote_no_weights(
+    trained: Path, tmp_path: Path, capsys
+) -> None:
+    vae = f"--data.vae={trained / 'vae' / 'weights'}"
+    fit("dit", tmp_path, vae, "--trainer.max_time=00:00:00:00")
+    assert "of 60 steps, so no weights are written: --ckpt_path goes on" in capsys.readouterr().err
+    assert not (tmp_path / "dit" / "weights").exists()
 
 
 def test_two_objects_are_learned_from_where_one_was(trained: Path, tmp_path: Path) -> None:

@@ -41,6 +41,8 @@ def test_what_is_kept() -> None:
     assert keeps(typed, typed)
     assert not keeps("red circle", "a red circle moving up on a black background")  # no size
     assert keeps("large star growing", "a red star growing on a black background")
+    for short in ("circle moving up and left, growing", "small circle, large"):  # one of each kind
+        assert not keeps(short, rich)
     two = "a red circle moving left above a blue star standing still on a navy background"
     for short in (
         "red circle above blue star",
@@ -99,8 +101,9 @@ def test_the_shipped_one_draws_what_is_left_open_and_warns_of_words_it_skips() -
     said = [shapes.parse(caption) for caption in captions]
     for name, most in (("motion", 12), ("background", 4), ("size", 3)):
         assert len({one[name] for one in said}) >= 0.75 * most, name
-    with pytest.warns(UserWarning, match="reads them as blanks: bright"):
-        upsampler(["bright red circle"], draws)
+    with pytest.warns(UserWarning, match="reads them as blanks: bright") as caught:
+        (caption,) = upsampler("bright red circle", draws)
+    assert keeps("red circle", caption) and caught[0].filename == __file__
     with pytest.warns(UserWarning), pytest.raises(InputError, match="two objects with above"):
         upsampler(["red circle over blue square"], draws)  # it cannot keep both
 

@@ -80,6 +80,8 @@ def test_oracle_rejects_what_is_not_one_clean_object() -> None:
         if "moving" in caption(describe(a)):
             moving += 1
             shuffled += not describe(a[order])["clean"]
+    blank = describe(np.zeros((1, 32, 32, 3), np.uint8))
+    assert not blank["clean"] and blank["motion"] is None  # of an image
     assert min(bad.values()) >= 57 and shuffled == moving > 20, (bad, shuffled, moving)
 
 

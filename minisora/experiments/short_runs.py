@@ -69,7 +69,8 @@ def toy_vae(channels: int) -> Path:
     be."""
     folder = ROOT / "runs" / "experiments" / f"vae-toy-{channels}"
     config = ["--config", str(ROOT / "configs" / "toy" / "vae.yaml"), "--trainer.logger", "false"]
-    config += ["--model.channels", str(channels), "--trainer.default_root_dir", str(folder)]
+    config += ["--trainer.callbacks", "null", "--trainer.default_root_dir", str(folder)]
+    config += ["--model.channels", str(channels)]
     with alone(folder):
         if not (folder / "weights" / "vae.safetensors").exists():
             fit("vae", config)

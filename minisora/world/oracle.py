@@ -157,7 +157,7 @@ def read_motion(position: np.ndarray, radius: np.ndarray) -> tuple[str | None, s
     """Motion, size and whether every step is one that the motion allows: position (T, 2) and
     radius (T,) in units."""
     if not np.all(np.isfinite(radius)):
-        return "standing still", "small", False
+        return (None if len(radius) == 1 else "standing still"), "small", False
     size = "small" if radius.mean() < sum(SIZES.values()) / 2 else "large"
     if len(radius) == 1:
         return None, size, True

@@ -146,7 +146,9 @@ def short_caption(truth: dict[str, Any], rng: np.random.Generator) -> str:
 def parse(text: str) -> dict[str, Any] | None:
     """What a text of two objects names: {"objects", "relation", "background"}, None for what it
     does not say; None if it has no relation and no "and" with a color or a shape on both sides."""
-    parts = re.split(rf"\b({'|'.join(RELATIONS)}|and (?!left|right))\b", text.lower(), maxsplit=1)
+    parts = re.split(
+        rf"\b({'|'.join(RELATIONS)}|and (?!left|right|up|down))\b", text.lower(), maxsplit=1
+    )
     if len(parts) < 3:
         return None
     first, second = shapes.parse(parts[0]), shapes.parse(parts[2])
