@@ -80,5 +80,5 @@ def test_steps_are_those_of_the_optimizer(tmp_path: Path) -> None:
 def test_bad_input() -> None:
     with pytest.raises(InputError, match=r"1 \+ 4k, got 16: the nearest is 17"):
         ClipData(num_frames=16)
-    with pytest.raises(InputError, match="got -1"):
+    with pytest.raises(InputError, match=r"seed must be from 0 to 2\^63 - 1, got -1"):
         ClipData(seed=-1)

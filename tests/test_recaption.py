@@ -125,7 +125,10 @@ def test_bad_input(folder: str, tmp_path: Path) -> None:
         (tmp_path / "captions.jsonl").write_bytes(content)
         with pytest.raises(InputError, match=said):
             recaption(str(tmp_path / "a.jsonl"), folder=str(tmp_path), weights=folder)
-    for argument, said in (({"seed": -1}, "from 0 to"), ({"batch": 0}, "1 or more")):
+    for argument, said in (
+        ({"seed": -1}, r"seed must be from 0 to 2\^63 - 1"),
+        ({"batch": 0}, "1 or more"),
+    ):
         with pytest.raises(InputError, match=said):
             recaption(str(tmp_path / "a.jsonl"), weights=folder, **argument)
     for content in ("hello\n", "[1]\n"):
