@@ -1,5 +1,5 @@
-"""minisora: the Sora report rebuilt small. `Sora` makes clips from prompts, `Captioner` says what
-clips show; `world` is the toy universe they were trained on."""
+"""minisora: the Sora report rebuilt small. `Sora` makes clips from prompts, `Captioner` describes
+clips in words; `world` holds the toy worlds they were trained on."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 __all__ = ["Captioner", "InputError", "Sora", "Upsampler", "video", "world"]
 __version__ = "0.1.0"
 
+MODULES = {"Sora": "pipeline", "Captioner": "captioner", "Upsampler": "upsampler"}
+
 
 def __getattr__(name: str) -> Any:
-    """Loads a model's class, and with it torch, when it is first asked for."""
-    rooms = {"Sora": "pipeline", "Captioner": "captioner", "Upsampler": "upsampler"}
-    if name in rooms:
-        return getattr(importlib.import_module(f"minisora.{rooms[name]}"), name)
+    """Imports a model's class, and with it torch, at its first use."""
+    if name in MODULES:
+        return getattr(importlib.import_module(f"minisora.{MODULES[name]}"), name)
     raise AttributeError(f"module 'minisora' has no attribute {name!r}")

@@ -1,5 +1,4 @@
-"""Attention: queries and keys normalized, turned by their place in space and time, and one
-weighted mean of values."""
+"""Attention with normalized queries and keys, rotary positions, and an optional context."""
 
 import torch
 import torch.nn.functional as F
@@ -10,51 +9,55 @@ from minisora.errors import InputError
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v for q (B, heads, N, d), k and v (B, heads, M, d) -> (B, heads, N,
-    d). `mask` (N, M) says who may look at whom.
+    """softmax(q k^T / sqrt(d)) v, where a query attends only to keys that are true in the mask.
 
-    In bfloat16 on a CPU short sequences are faster written out than fused.
+    q: (B, heads, N, d); k, v: (B, heads, M, d); mask: (N, M). Returns (B, heads, N, d).
     """
+    # for short sequences in bfloat16 on a CPU this is faster than PyTorch's fused kernel
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and k.shape[2] < 1000 and mask is None:
-        return (q * q.shape[-1] ** -0.5 @ k.mT).softmax(-1) @ v
-    return F.scaled_dot_product_attention(q, k, v, mask)
-
-
-def rotary_turns(positions: Tensor, frequencies: Tensor) -> Tensor:
-    """Where each token stands as complex numbers of modulus 1: (N, 3) and (3, d / 2) -> (N, d /
-    2)."""
-    angles = (positions[..., None] * frequencies).sum(-2)  # a product would be rounded by autocast
-    return torch.polar(torch.ones_like(angles), angles)
+        return (q * q.shape[-1] ** -0.5 @ k.mT).softmax(-1) @ v  # (B, heads, N, d)
+    return F.scaled_dot_product_attention(q, k, v, mask)  # (B, heads, N, d)
 
 
 def rotary_frequencies(head_width: int, longest: float = 10.0) -> Tensor:
-    """Angular frequencies of 3-D rotary positions: (3, head_width / 2), a quarter of the pairs for
-    each of t, h and w.
+    """Angular frequencies of 3-D rotary positions, in radians per patch: (3, head_width / 2).
 
-    The last quarter is not turned: it compares what tokens are, wherever they stand. Source: Su et
-    al., "RoFormer" (2021), carried to three axes.
+    A quarter of the channel pairs rotates with each of t, h and w. The last quarter does not
+    rotate, so that it compares the content of tokens at any distance. Source: Su et al.,
+    "RoFormer" (2021), extended to three axes.
     """
     pairs = head_width // 2
-    each = pairs // 4
+    per_axis = pairs // 4
     frequencies = torch.zeros(3, pairs)
     for axis in range(3):
-        own = slice(axis * each, (axis + 1) * each)
-        frequencies[axis, own] = longest ** (-torch.arange(each) / each)
-    return frequencies
+        own = slice(axis * per_axis, (axis + 1) * per_axis)
+        frequencies[axis, own] = longest ** (-torch.arange(per_axis) / per_axis)
+    return frequencies  # (3, d / 2), one nonzero axis per pair
 
 
-def rotate(x: Tensor, turns: Tensor) -> Tensor:
-    """Turns the pairs (x_2i, x_2i+1), read as complex numbers: x (..., N, d), turns (..., d / 2) of
-    modulus 1."""
-    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
+def rotation_factors(positions: Tensor, frequencies: Tensor) -> Tensor:
+    """Rotations as complex numbers of modulus 1: (..., N, 3) and (3, d / 2) -> (..., N, d / 2)."""
+    # a sum, not a matrix product, since autocast would round a product to bfloat16
+    angles = (positions[..., None] * frequencies).sum(-2)  # (..., N, d / 2)
+    return torch.polar(torch.ones_like(angles), angles)  # (..., N, d / 2) complex
+
+
+def rotate(x: Tensor, factors: Tensor) -> Tensor:
+    """Rotates each channel pair (x_2i, x_2i+1), read as a complex number.
+
+    x: (B, heads, N, d); factors: (N, d / 2), or (B, N, d / 2) if clips differ in their positions.
+    All heads rotate alike. Returns (B, heads, N, d).
+    """
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))  # (B, heads, N, d / 2)
+    factors = factors.unsqueeze(-3)  # (1, N, d / 2) or (B, 1, N, d / 2)
+    return torch.view_as_real(pairs * factors).flatten(-2).to(x.dtype)  # (B, heads, N, d)
 
 
 class Attention(nn.Module):
-    """Self-attention over tokens that also look at a context (the text), in one softmax.
+    """Self-attention and cross-attention to a context (the text) in a single softmax.
 
-    QK-norm (Dehghani et al., "Scaling Vision Transformers to 22 Billion Parameters", 2023) keeps
-    the logits bounded.
+    QK-norm keeps the logits bounded. Source: Dehghani et al., "Scaling Vision Transformers to 22
+    Billion Parameters" (2023).
     """
 
     def __init__(self, width: int, heads: int, context_width: int = 0) -> None:
@@ -75,37 +78,43 @@ class Attention(nn.Module):
     def forward(
         self,
         x: Tensor,
-        turns: Tensor | None = None,
+        factors: Tensor | None = None,
         context: Tensor | None = None,
         causal: bool = False,
     ) -> Tensor:
-        """x (B, N, width), turns (N, head width / 2) complex, context (B, L, context width) -> (B,
-        N, width). If `causal`, a token looks at itself, at those before it, and at the context."""
-        q, k, v = self.split(self.qkv(x), 3)  # (B, h, N, d) each
-        q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
-        if turns is not None:
-            q, k = rotate(q, turns), rotate(k, turns)
-        if self.context_kv is not None and context is not None:
-            ck, cv = self.split(self.context_kv(context), 2)  # (B, h, L, d)
-            k = torch.cat([self.k_norm(ck).to(v.dtype), k], dim=2)  # (B, h, L + N, d)
-            v = torch.cat([cv, v], dim=2)
-        mask = None
-        if causal:
-            ahead = k.shape[2] - q.shape[2]  # tokens of the context come first
-            mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=x.device).tril(
-                ahead
-            )
-        out = attend(q, k, v, mask)
-        return self.out(rearrange(out, "b h n d -> b n (h d)"))
+        """Attends from every token to all tokens and to the context.
 
-    def split(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
-        """(B, N, parts * width) -> `parts` tensors (B, heads, N, d), each in one piece of memory."""
+        x: (B, N, width); factors: complex rotations (N, d / 2) or (B, N, d / 2) for heads of d
+        channels; context: (B, L, context width). If `causal`, a token attends to itself, to the
+        tokens before it, and to the whole context. Returns (B, N, width).
+        """
+        q, k, v = self.split_heads(self.qkv(x), 3)  # (B, h, N, d) each
+        # autocast normalizes in float32
+        q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)  # (B, h, N, d)
+        if factors is not None:
+            q, k = rotate(q, factors), rotate(k, factors)  # (B, h, N, d)
+        if self.context_kv is not None and context is not None:
+            ck, cv = self.split_heads(self.context_kv(context), 2)  # (B, h, L, d) each
+            k = torch.cat([self.k_norm(ck).to(v.dtype), k], dim=2)  # (B, h, L + N, d)
+            v = torch.cat([cv, v], dim=2)  # (B, h, L + N, d)
+        mask = causal_mask(q.shape[2], k.shape[2], x.device) if causal else None
+        out = attend(q, k, v, mask)  # (B, h, N, d)
+        return self.out(rearrange(out, "b h n d -> b n (h d)"))  # (B, N, width)
+
+    def split_heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """(B, N, parts * width) -> `parts` contiguous tensors (B, heads, N, d)."""
         x = rearrange(x, "b n (parts h d) -> parts b h n d", parts=parts, h=self.heads)
-        return x.contiguous().unbind()
+        return x.contiguous().unbind()  # one copy for all parts
+
+
+def causal_mask(queries: int, keys: int, device: torch.device) -> Tensor:
+    """True where query i may attend to a key: (queries, keys). The last keys are the queries'."""
+    mask = torch.ones(queries, keys, dtype=torch.bool, device=device)
+    return mask.tril(keys - queries)  # the keys before them are the context, visible to all
 
 
 class MLP(nn.Module):
-    """Two linear layers with a GELU between."""
+    """Two linear layers with a GELU between them."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -113,11 +122,11 @@ class MLP(nn.Module):
         self.down = nn.Linear(4 * width, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.gelu(self.up(x)))
+        return self.down(F.gelu(self.up(x)))  # (..., width)
 
 
 class Block(nn.Module):
-    """A plain transformer block, of tokens that may also look at a context."""
+    """A plain pre-norm transformer block with an optional context."""
 
     def __init__(self, width: int, heads: int, context_width: int = 0) -> None:
         super().__init__()
@@ -126,4 +135,4 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None, causal: bool = False) -> Tensor:
         x = x + self.attention(self.attention_norm(x), context=context, causal=causal)
-        return x + self.mlp(self.mlp_norm(x))
+        return x + self.mlp(self.mlp_norm(x))  # (B, N, width)

@@ -1,12 +1,12 @@
-"""The captioner: clips in, rich captions out. It makes the captions that the transformer is trained
-on.
+"""The captioner: clips in, rich captions out. It writes the captions that the DiT is trained on.
 
-Source: Yu et al., "CoCa: Contrastive Captioners are Image-Text Foundation Models" (2022), carried
-to video as in Yan et al., "VideoCoCa" (2022): an image encoder reads every frame by itself, two
-poolers read the tokens of all frames at once, one for the caption and one for the comparison of
-clips with texts. Poolers are blind to order, so each frame is told its number among those chosen.
+Source: Yu et al., "CoCa: Contrastive Captioners are Image-Text Foundation Models" (2022), extended
+to video as in Yan et al., "VideoCoCa" (2022). An image encoder reads each frame separately. Two
+poolers read the tokens of all frames: one for captioning, one to compare clips with texts. Pooling
+ignores order, so each frame gets an embedding of its number.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -20,18 +20,23 @@ from minisora.attention import Block
 from minisora.device import best_device
 from minisora.errors import InputError, check_counts, check_frames
 from minisora.text import (
-    END,
-    START,
+    END_ID,
+    START_ID,
+    decode_words,
     next_word_loss,
     unknown_words,
     warn_of_unknown,
     word_tokenizer,
+    write_words,
 )
-from minisora.world import shapes
+
+# Logits of what cannot be chosen. Not -inf: a target that is masked by mistake then raises the
+# loss, but does not make it infinite.
+MASKED = -1e4
 
 
 class Pooler(nn.Module):
-    """`count` learned queries look at all tokens: (B, N, width) -> (B, count, width)."""
+    """`count` learned queries attend to all tokens: (B, N, width) -> (B, count, width)."""
 
     def __init__(self, count: int, width: int, heads: int) -> None:
         super().__init__()
@@ -39,13 +44,16 @@ class Pooler(nn.Module):
         self.block = Block(width, heads, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.block(self.queries.expand(len(tokens), -1, -1), tokens)
+        queries = self.queries.expand(len(tokens), -1, -1)  # (B, count, width)
+        return self.block(queries, tokens)  # (B, count, width)
 
 
 class Captioner(nn.Module):
-    """CoCa for clips. Captions are made of `words`, at most `length` - 1 of them, and an END.
+    """CoCa for clips.
 
-    Clips are read as up to `frames` frames of `size` x `size` pixels, cut into patches of `patch`.
+    It samples up to `frames` frames of a clip, resizes them to `size` x `size` pixels and cuts
+    them into patches of `patch` pixels. Captions are made of `words`, at most `length` - 1 of
+    them. Unless `timed`, it cannot see the order of frames.
     """
 
     def __init__(
@@ -78,10 +86,11 @@ class Captioner(nn.Module):
             "timed": timed,
         }
         self.frames, self.size, self.patch, self.length = frames, size, patch, length
+        self.vocabulary = list(words)
         self.tokenizer = word_tokenizer(words)
-        # of frames
+        # the frames' side
         self.embed = nn.Linear(3 * patch**2, width)
-        self.place = nn.Parameter(0.5 * torch.randn((size // patch) ** 2, width))
+        self.position_embed = nn.Parameter(0.5 * torch.randn((size // patch) ** 2, width))
         self.encoder = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.encoder_norm = nn.LayerNorm(width)
         self.time = nn.Parameter(torch.randn(frames, width), requires_grad=timed)
@@ -89,9 +98,9 @@ class Captioner(nn.Module):
             nn.init.zeros_(self.time)
         self.caption_pooler = Pooler(queries, width, heads)
         self.contrast_pooler = Pooler(1, width, heads)
-        # of words
+        # the words' side
         self.embedding = nn.Embedding(len(words) + 2, width)
-        self.word_place = nn.Parameter(0.5 * torch.randn(length + 1, width))
+        self.word_position_embed = nn.Parameter(0.5 * torch.randn(length + 1, width))
         self.unimodal = nn.ModuleList(Block(width, heads) for _ in range(2))
         self.multimodal = nn.ModuleList(Block(width, heads, width) for _ in range(2))
         self.text_norm, self.head_norm = nn.LayerNorm(width), nn.LayerNorm(width)
@@ -102,67 +111,78 @@ class Captioner(nn.Module):
     def from_pretrained(
         cls, folder: str | Path | None = None, device: str | torch.device | None = None
     ) -> "Captioner":
-        """Loads the shipped captioner, or the one in `folder`. Raises InputError if it is missing
-        or damaged."""
+        """Loads the shipped captioner, or the one in `folder`.
+
+        Raises InputError if it is missing or damaged.
+        """
         captioner = weights.load(folder or weights.shipped(), "captioner", cls)
         return captioner.to(torch.device(device) if device else best_device())
 
     @property
     def blocks(self) -> list[nn.Module]:
-        """Those whose matrices Muon steps."""
+        """The modules whose matrices Muon updates."""
         poolers = [self.caption_pooler.block, self.contrast_pooler.block]
         return [*self.encoder, *poolers, *self.unimodal, *self.multimodal]
 
     def sample_frames(self, clips: np.ndarray | Tensor) -> Tensor:
-        """uint8 clips (B, T, H, W, 3) -> pixels (B, K, 3, size, size) in [-1, 1] of K <= `frames`
-        frames, spread over the clip."""
-        clips = torch.as_tensor(
-            np.ascontiguousarray(clips) if isinstance(clips, np.ndarray) else clips
-        )
+        """Clips, uint8 (B, T, H, W, 3) -> pixels (B, K, 3, size, size) in [-1, 1].
+
+        Picks K = min(`frames`, half of T rounded up) frames, evenly spread over the clip.
+        """
+        # PyTorch takes no arrays with negative strides, such as reversed clips
+        clips = np.ascontiguousarray(clips) if isinstance(clips, np.ndarray) else clips
+        clips = torch.as_tensor(clips)  # (B, T, H, W, 3)
         check_frames(clips, "(B, T, H, W, 3)")
         count = min(self.frames, (clips.shape[1] + 1) // 2)
-        chosen = torch.linspace(0, clips.shape[1] - 1, count).round().long()
-        pixels = clips[:, chosen].movedim(-1, 2).float() / 127.5 - 1
-        if pixels.shape[-2:] != (self.size, self.size):  # on the CPU, since MPS takes few ratios
+        chosen = torch.linspace(0, clips.shape[1] - 1, count).round().long()  # (K,)
+        pixels = clips[:, chosen].movedim(-1, 2).float() / 127.5 - 1  # (B, K, 3, H, W)
+        if pixels.shape[-2:] != (self.size, self.size):
+            # on the CPU, since MPS resizes by few ratios only
             flat = F.interpolate(pixels.flatten(0, 1).cpu(), (self.size, self.size), mode="area")
-            pixels = flat.unflatten(0, pixels.shape[:2])
+            pixels = flat.unflatten(0, pixels.shape[:2])  # (B, K, 3, size, size)
         return pixels.to(self.time.device)
 
-    def see(self, pixels: Tensor) -> Tensor:
-        """Every frame by itself, then told its number: (B, K, 3, size, size) -> tokens (B, K * h * w,
-        width)."""
-        patches = rearrange(
-            pixels, "b k c (h p) (w q) -> (b k) (h w) (c p q)", p=self.patch, q=self.patch
-        )
-        x = self.embed(patches) + self.place  # (B K, h w, width)
+    def encode_frames(self, pixels: Tensor) -> Tensor:
+        """Encodes each frame separately, then adds the embedding of its number.
+
+        pixels: (B, K, 3, size, size). Returns the tokens of all frames, (B, K * h * w, width).
+        """
+        p = self.patch
+        patches = rearrange(pixels, "b k c (h p) (w q) -> (b k) (h w) (c p q)", p=p, q=p)
+        x = self.embed(patches) + self.position_embed  # (B K, h w, width)
         for block in self.encoder:
-            x = block(x)
+            x = block(x)  # (B K, h w, width)
         x = rearrange(self.encoder_norm(x), "(b k) n d -> b k n d", b=len(pixels))
-        return (x + self.time[: x.shape[1], None]).flatten(1, 2)
+        return (x + self.time[: x.shape[1], None]).flatten(1, 2)  # (B, K h w, width)
 
-    def read(self, ids: Tensor) -> Tensor:
-        """What the words say, each knowing those before it: (B, L) -> (B, L, width)."""
-        x = self.embedding(ids) + self.word_place[: ids.shape[1]]
+    def encode_words(self, ids: Tensor) -> Tensor:
+        """States of words, each with the words before it as context: (B, L) -> (B, L, width)."""
+        x = self.embedding(ids) + self.word_position_embed[: ids.shape[1]]  # (B, L, width)
         for block in self.unimodal:
-            x = block(x, causal=True)
-        return x
+            x = block(x, causal=True)  # (B, L, width)
+        return x  # (B, L, width)
 
-    def say(self, words: Tensor, seen: Tensor) -> Tensor:
-        """The next word of each: words (B, L, width) and pooled tokens (B, Q, width) -> logits (B,
-        L, words)."""
+    def next_word_logits(self, words: Tensor, visual: Tensor) -> Tensor:
+        """Predicts the word after each word.
+
+        words: states (B, L, width); visual: pooled tokens of frames (B, Q, width). Returns
+        (B, L, vocabulary).
+        """
         for block in self.multimodal:
-            words = block(words, seen, causal=True)
-        return self.head(self.head_norm(words))
+            words = block(words, visual, causal=True)  # (B, L, width)
+        return self.head(self.head_norm(words))  # (B, L, vocabulary)
 
     def unknown(self, text: str) -> list[str]:
-        """The words of the text that were never seen in training, in order."""
+        """The words of the text that are not in the vocabulary, as typed and in order."""
         return unknown_words(self.tokenizer, text)
 
     def tokenize(self, captions: list[str]) -> Tensor:
-        """START, the words it knows, END and more of it: (B, length + 1). Raises InputError if a
-        caption is too long."""
+        """Captions -> ids (B, length + 1): `START_ID`, the known words, `END_ID` to the end.
+
+        Unknown words are left out. Raises InputError if a caption has `length` words or more.
+        """
         encoded = [
-            [i for i in encoding.ids if i > START]
+            [i for i in encoding.ids if i > START_ID]
             for encoding in self.tokenizer.encode_batch(captions)
         ]
         longest = max(map(len, encoded), default=0)
@@ -170,65 +190,67 @@ class Captioner(nn.Module):
             raise InputError(
                 f"a caption has {longest} words, the captioner reads at most {self.length - 1}: shorten it"
             )
-        rows = [[START, *ids] + [END] * (self.length - len(ids)) for ids in encoded]
-        return torch.tensor(rows, device=self.time.device)
+        rows = [[START_ID, *ids] + [END_ID] * (self.length - len(ids)) for ids in encoded]
+        return torch.tensor(rows, device=self.time.device)  # (B, length + 1)
 
     def embed_clips(self, tokens: Tensor) -> Tensor:
-        """Unit vectors (B, width) to compare with those of texts; tokens as `see` returns them."""
+        """Unit vectors of clips (B, width), from the tokens of `encode_frames`."""
         return F.normalize(self.contrast_pooler(tokens)[:, 0], dim=-1)
 
     def embed_texts(self, words: Tensor, ids: Tensor) -> Tensor:
-        """Unit vectors (B, width): the state of the first END, which has read the whole text."""
-        end = (ids[:, 1:] == END).int().argmax(1) + 1
-        return F.normalize(self.text_norm(words[torch.arange(len(ids)), end]), dim=-1)
+        """Unit vectors of texts (B, width), from the states (B, L, width) and ids (B, L)."""
+        # the first end is the first token that has the whole text as context
+        end = (ids[:, 1:] == END_ID).int().argmax(1) + 1  # (B,)
+        states = words[torch.arange(len(ids)), end]  # (B, width)
+        return F.normalize(self.text_norm(states), dim=-1)
 
-    def strangers(self, captions: list[str]) -> Tensor:
-        """Which shapes never follow which color in `captions`: (words, words), true at (color,
-        shape)."""
-        names = (shapes.COLORS, shapes.SHAPES)
-        colors, kinds = ([self.tokenizer.token_to_id(word) for word in group] for group in names)
-        apart = torch.zeros(2 * [self.head.out_features], dtype=torch.bool)
-        apart[torch.tensor(colors)[:, None], torch.tensor(kinds)] = True
-        ids = self.tokenize(captions).cpu()
-        apart[ids[:, :-1], ids[:, 1:]] = False
-        return apart.to(self.time.device)
+    def word_mask(self, words: Iterable[str]) -> Tensor:
+        """True at the ids of these words: (vocabulary,). Unknown words are ignored."""
+        mask = torch.zeros(self.head.out_features, dtype=torch.bool)
+        mask[self._ids(words)] = True
+        return mask.to(self.time.device)
 
-    def color_words(self) -> Tensor:
-        """Which words name the color of an object or of the background: (words,)."""
-        named = torch.zeros(self.head.out_features, dtype=torch.bool)
-        for word in (*shapes.COLORS, *shapes.BACKGROUNDS):
-            named[self.tokenizer.token_to_id(word)] = True
-        return named.to(self.time.device)
+    def unseen_pairs(
+        self, captions: list[str], first_words: Iterable[str], second_words: Iterable[str]
+    ) -> Tensor:
+        """The pairs of a first word directly followed by a second word that no caption contains.
+
+        Returns (vocabulary, vocabulary), true at [first, second]. Unknown words are ignored.
+        """
+        unseen = torch.zeros(2 * [self.head.out_features], dtype=torch.bool)
+        unseen[self._ids(first_words)[:, None], self._ids(second_words)] = True
+        ids = self.tokenize(captions).cpu()  # (captions, length + 1)
+        unseen[ids[:, :-1], ids[:, 1:]] = False
+        return unseen.to(self.time.device)
+
+    def _ids(self, words: Iterable[str]) -> Tensor:
+        found = (self.tokenizer.token_to_id(word) for word in words)
+        return torch.tensor([i for i in found if i is not None], dtype=torch.long)
 
     def losses(
         self,
         pixels: Tensor,
         captions: list[str],
-        strangers: Tensor | None = None,
-        silent: Tensor | None = None,
+        unseen_pairs: Tensor | None = None,
+        unscored: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Captioning and contrastive loss of clips, pixels (B, K, 3, size, size), and their
-        captions (CoCa, equations 1 to 3). Clips of the same caption are no negatives. On several
-        devices each compares the clips of its own batch, and averages over its own words.
+        """The captioning and the contrastive loss of pixels (B, K, 3, size, size), two scalars.
 
-        With `strangers`, as the method of that name finds them, the chance of a shape is taken among
-        those that came in its color. Else "green is never a star" is learned long before stars are,
-        and a green star can never be captioned. `silent` words (words,) are given but not asked for.
+        Where `unseen_pairs` is true, the second word is no candidate after the first. Otherwise
+        "green is never followed by star" is learned long before stars are, and a green star can
+        never be captioned. Words that are true in `unscored` (vocabulary,) are inputs, not
+        targets. On several devices each compares the clips of its own batch only.
+
+        Source: CoCa, equations 1 to 3.
         """
-        tokens, ids = self.see(pixels), self.tokenize(captions)
-        words = self.read(ids)
-        logits = self.say(words[:, :-1], self.caption_pooler(tokens))
-        if strangers is not None:
-            logits = logits.masked_fill(strangers[ids[:, :-1]], -1e4)
-        similarity = self.embed_clips(tokens) @ self.embed_texts(words, ids).mT
-        similarity = similarity * self.log_scale.exp().clamp(max=100)
-        twins = (ids[:, None] == ids).all(-1)
-        similarity = similarity.masked_fill(
-            twins & ~torch.eye(len(ids), dtype=torch.bool, device=ids.device), -1e4
-        )
-        pairs = torch.arange(len(ids), device=ids.device)
-        contrast = (F.cross_entropy(similarity, pairs) + F.cross_entropy(similarity.mT, pairs)) / 2
-        return next_word_loss(logits, ids, silent), contrast
+        tokens, ids = self.encode_frames(pixels), self.tokenize(captions)  # (B, N, D), (B, L + 1)
+        words = self.encode_words(ids)  # (B, L + 1, D)
+        logits = self.next_word_logits(words[:, :-1], self.caption_pooler(tokens))  # (B, L, V)
+        if unseen_pairs is not None:
+            logits = logits.masked_fill(unseen_pairs[ids[:, :-1]], MASKED)  # (B, L, V)
+        similarity = self.embed_clips(tokens) @ self.embed_texts(words, ids).mT  # (B, B)
+        contrast = contrastive_loss(similarity * self.log_scale.exp().clamp(max=100), ids)
+        return next_word_loss(logits, ids, unscored), contrast
 
     @torch.inference_mode()
     def forward(
@@ -237,37 +259,46 @@ class Captioner(nn.Module):
         temperature: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> list[str]:
-        """A caption for each of the clips, uint8 (B, T, H, W, 3): the likeliest next word again and
-        again, or, with a `temperature`, drawn."""
-        seen = self.caption_pooler(self.see(self.sample_frames(clips)))
-        ids = torch.full((len(seen), 1), START, device=seen.device)
-        where = generator.device if generator else "cpu"
-        for _ in range(self.length):
-            logits = self.say(self.read(ids), seen)[:, -1].float()
-            if temperature > 0:  # drawn where the generator is
-                chances = (logits / temperature).softmax(-1).to(where)
-                word = torch.multinomial(chances, 1, generator=generator).to(ids.device)
-            else:
-                word = logits.argmax(-1, keepdim=True)
-            ids = torch.cat([ids, word.masked_fill(ids[:, -1:] == END, END)], dim=1)
-            if (ids[:, -1] == END).all():
-                break
-        return [self.tokenizer.decode([i for i in row if i > START]) for row in ids.tolist()]
+        """Captions of clips, uint8 (B, T, H, W, 3).
+
+        Takes the likeliest word each time, or draws it if there is a `temperature`.
+        """
+        visual = self.caption_pooler(self.encode_frames(self.sample_frames(clips)))  # (B, Q, D)
+
+        def next_logits(ids: Tensor) -> Tensor:
+            return self.next_word_logits(self.encode_words(ids), visual)[:, -1]  # (B, V)
+
+        ids = write_words(
+            next_logits, len(visual), self.length, temperature, generator, visual.device
+        )  # (B, L)
+        return decode_words(self.tokenizer, ids)
 
     @torch.inference_mode()
     def similarity(self, clips: np.ndarray | Tensor, texts: list[str]) -> Tensor:
-        """Cosines of clips with texts, (clips, texts): a CLIP-like score."""
-        return self.features(clips) @ self.text_features(texts).mT
+        """Cosine similarities of clips and texts, (clips, texts): a score like CLIP's."""
+        return self.features(clips) @ self.text_features(texts).mT  # (clips, texts)
 
     @torch.inference_mode()
     def features(self, clips: np.ndarray | Tensor) -> Tensor:
-        """A unit vector for each clip, (B, width)."""
-        return self.embed_clips(self.see(self.sample_frames(clips)))
+        """Unit vectors of clips, (B, width)."""
+        return self.embed_clips(self.encode_frames(self.sample_frames(clips)))
 
     @torch.inference_mode()
     def text_features(self, texts: list[str]) -> Tensor:
-        """A unit vector for each text, (B, width). Words it has never seen are left out, and named
-        in a warning."""
-        warn_of_unknown(self, texts, stacklevel=4)
-        ids = self.tokenize(texts)
-        return self.embed_texts(self.read(ids), ids)
+        """Unit vectors of texts, (B, width). Warns of unknown words and leaves them out."""
+        warn_of_unknown(self, texts, stacklevel=4)  # inference_mode adds a frame
+        ids = self.tokenize(texts)  # (B, L + 1)
+        return self.embed_texts(self.encode_words(ids), ids)
+
+
+def contrastive_loss(similarity: Tensor, ids: Tensor) -> Tensor:
+    """Cross-entropy of finding each clip's text and each text's clip in the batch, a scalar.
+
+    similarity: scaled, (B clips, B texts); ids: of the texts, (B, L). Clips with equal texts are
+    no negatives for each other.
+    """
+    own = torch.arange(len(ids), device=ids.device)  # (B,), clip i belongs to text i
+    equal = (ids[:, None] == ids).all(-1)  # (B, B)
+    others = own[:, None] != own  # (B, B), off the diagonal
+    similarity = similarity.masked_fill(equal & others, MASKED)  # (B, B)
+    return (F.cross_entropy(similarity, own) + F.cross_entropy(similarity.mT, own)) / 2

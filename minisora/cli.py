@@ -10,8 +10,15 @@ from collections.abc import Sequence
 
 import minisora
 from minisora.errors import InputError
-from minisora.files import check_writable, write_whole
-from minisora.world import pairs
+from minisora.files import check_writable, write_text
+from minisora.world import language, world_of_prompt
+
+EXPERIMENTS = {  # `reproduce NAME`: a module of minisora.experiments, and its question
+    "recipe": "what does the training recipe rest on?",
+    "recaption": "do synthetic captions help?",
+    "paraphrases": "does a text encoder that has read far more text help?",
+    "binding": "with two objects, whose color is it?",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -20,9 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: say("warning", message)
             if arguments[:1] == ["fit"]:  # LightningCLI reads its own arguments
-                fit(arguments[1:])
+                fit_command(arguments[1:])
             elif arguments[:1] == ["recaption"]:  # every argument of the function is a flag
-                recaption(arguments[1:])
+                recaption_command(arguments[1:])
             else:
                 options = parser().parse_args(arguments)
                 options.run(options)
@@ -44,114 +51,21 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"minisora {minisora.__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
-    one = commands.add_parser("sample", help="make a clip from a prompt")
-    one.add_argument("prompt", help='e.g. "a small red circle moving left on a black background"')
-    one.add_argument(
-        "--out",
-        default="clip.mp4",
-        help="mp4, gif, png (film strip) or webp, by suffix (default: clip.mp4)",
-    )
-    one.add_argument(
-        "--num-frames",
-        type=int,
-        help="frames, 8 a second; 1 is an image (default: the weights' own)",
-    )
-    one.add_argument("--height", type=int, help="pixels (default: the weights' own)")
-    one.add_argument("--width", type=int, help="pixels (default: the weights' own)")
-    one.add_argument(
-        "--seed", type=seed, default=0, help="another seed makes another clip (default: 0)"
-    )
-    one.add_argument("--steps", type=positive, help="sampling steps (default: the weights' own)")
-    one.add_argument(
-        "--guidance-scale", type=float, help="1 is no guidance (default: the weights' own)"
-    )
-    one.add_argument("--negative-prompt", default="", help="what to steer away from")
-    one.add_argument(
-        "--upsample",
-        action="store_true",
-        help="let a small language model say what the prompt leaves open",
-    )
-    one.add_argument(
-        "--scale", type=positive, default=8, help="write each pixel as SCALE x SCALE (default: 8)"
-    )
-    weights_option(one)
-    one.set_defaults(run=sample)
+    def add(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text)
 
-    # stands here for the help; `main` hands its arguments to LightningCLI
-    commands.add_parser(
-        "fit",
-        help="train: fit vae|dit|captioner|upsampler --config configs/SCALE/STAGE.yaml [--KEY VALUE ...]",
+    sample_options(add("sample", "make a clip from a prompt"))
+    # `fit` and `recaption` stand here for the help; `main` hands their arguments over
+    add("fit", "train: fit vae|dit|captioner|upsampler --config configs/SCALE/STAGE.yaml")
+    caption_options(add("caption", "describe clips in words"))
+    add("recaption", "write captions for a set of clips: recaption OUT --mix 0.95")
+    evaluate_options(
+        add("evaluate", "sample prompts of every split, and let the oracle score them")
     )
-
-    say_what = commands.add_parser("caption", help="say what clips show")
-    say_what.add_argument("clips", nargs="+", metavar="CLIP", help="video files or images")
-    say_what.add_argument(
-        "--temperature",
-        type=float,
-        default=0.0,
-        help="0 says what is likeliest, 1 draws (default: 0)",
-    )
-    say_what.add_argument("--seed", type=seed, default=0, help="of the draws (default: 0)")
-    weights_option(say_what)
-    say_what.set_defaults(run=caption)
-
-    commands.add_parser(
-        "recaption",
-        help="give clips the captions that a captioner writes: recaption OUT --mix 0.95",
-    )
-
-    score = commands.add_parser(
-        "evaluate", help="sample prompts of every split and let the oracle score them"
-    )
-    score.add_argument(
-        "--clips", type=positive, default=500, help="prompts for each split (default: 500)"
-    )
-    score.add_argument(
-        "--seed", type=seed, default=0, help="draws other prompts and noise (default: 0)"
-    )
-    score.add_argument(
-        "--out", default="evaluation.json", help="where the numbers go (default: evaluation.json)"
-    )
-    weights_option(score)
-    score.set_defaults(run=evaluate)
-
-    again = commands.add_parser(
-        "reproduce", help="run an experiment again, or go on with it, and print its table"
-    )
-    again.add_argument(
-        "experiment",
-        choices=["recipe", "recaption", "paraphrases", "binding"],
-        help="recipe: what the training rests on; recaption: do synthetic captions help? "
-        "paraphrases: does a text encoder trained on more text help? binding: which color is whose?",
-    )
-    again.add_argument(
-        "--only",
-        nargs="+",
-        default=[],
-        metavar="RUN",
-        help="of recipe and binding; what differs in sampling alone belongs to the run 'none'",
-    )
-    again.add_argument(
-        "--seeds", nargs="+", type=seed, default=[0, 1, 2], help="a run for each (default: 0 1 2)"
-    )
-    again.add_argument(
-        "--steps",
-        type=positive,
-        default=2100,
-        help="of a run; in recipe, runs whose steps take longer make fewer, in the same time "
-        "(default: 2100, of the toy size 6 to 12 minutes of one core)",
-    )
-    again.add_argument(
-        "--prompts",
-        type=positive,
-        default=400,
-        help="to score (default: 400; paraphrases has its own)",
-    )
-    again.set_defaults(run=reproduce)
-
-    check = commands.add_parser("doctor", help="say what this machine has, and make a test clip")
-    weights_option(check)
-    check.set_defaults(run=doctor)
+    reproduce_options(add("reproduce", "run an experiment, or go on with it, and print its table"))
+    doctor = add("doctor", "show what this machine has, and make a test clip")
+    weights_option(doctor)
+    doctor.set_defaults(run=doctor_command)
     return top
 
 
@@ -175,25 +89,57 @@ def weights_option(command: argparse.ArgumentParser) -> None:
     )
 
 
-def sample(options: argparse.Namespace) -> None:
+# sample
+
+
+def sample_options(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("prompt", help='e.g. "red circle" or "a red circle moving up above a blue star on navy"')
+    add(
+        "--out",
+        default="clip.mp4",
+        help="mp4, gif, png (film strip) or webp, by suffix (default: clip.mp4)",
+    )
+    add(
+        "--num-frames",
+        type=int,
+        help="frames, 8 a second; 1 is an image (default: the weights' own)",
+    )
+    add("--height", type=int, help="pixels (default: the weights' own)")
+    add("--width", type=int, help="pixels (default: the weights' own)")
+    add("--seed", type=seed, default=0, help="another seed makes another clip (default: 0)")
+    add("--steps", type=positive, help="sampling steps (default: the weights' own)")
+    add("--guidance-scale", type=float, help="1 is no guidance (default: the weights' own)")
+    add("--negative-prompt", default="", help="what to steer away from")
+    add(
+        "--as-typed",
+        action="store_true",
+        help="sample short prompts as they are, without completing them first",
+    )
+    add("--scale", type=positive, default=8, help="write each pixel as SCALE x SCALE (default: 8)")
+    weights_option(command)
+    command.set_defaults(run=sample_command)
+
+
+def sample_command(options: argparse.Namespace) -> None:
     out = minisora.video.check_output(options.out)
     import torch
 
-    from minisora.upsampler import keeps
-    from minisora.weights import read_config
-
-    prompt, draws = options.prompt, torch.Generator().manual_seed(options.seed)
-    if options.upsample:
-        folder = options.weights  # of a transformer alone: then the shipped upsampler serves
-        has = folder and "upsampler" in read_config(folder)
-        prompt = minisora.Upsampler.from_pretrained(folder if has else None)([prompt], draws)[0]
-        print(f"prompt: {prompt}", flush=True)
     sora = minisora.Sora.from_pretrained(options.weights)
+    prompt = options.prompt
+    frames, height, width = sora.default_shape
+    num_frames = frames if options.num_frames is None else options.num_frames
+    height = height if options.height is None else options.height
+    width = width if options.width is None else options.width
+    sora.check([prompt], num_frames, height, width)
+    if not options.as_typed:
+        prompt = completed(sora, prompt, options.seed, image=num_frames == 1)
+    warn_of_world(sora, prompt)
     clip = sora(
         prompt,
-        options.num_frames,
-        options.height,
-        options.width,
+        num_frames,
+        height,
+        width,
         options.steps,
         options.guidance_scale,
         options.negative_prompt,
@@ -201,26 +147,51 @@ def sample(options: argparse.Namespace) -> None:
     )[0]
     minisora.video.write(out, clip, fps=8, scale=options.scale)
     frames, height, width = clip.shape[:3]
-    print(
-        f"{out}: {frames} frames of {width * options.scale} x {height * options.scale}, seed {options.seed}"
-    )
-    if pairs.parse(prompt):
-        read, unclean = pairs.describe(clip), ", but not two clean objects"
-        says = pairs.caption(read)
-    else:
-        read, unclean = minisora.world.describe(clip), ", but not one clean object"
-        says = minisora.world.caption(read)
-    print(f"the oracle sees {says}{'' if read['clean'] else unclean}")
-    if frames > 1 and not read["clean"] and not keeps(prompt, prompt):
-        print("the prompt is no full caption as in training: --upsample makes it one")
+    size = f"{width * options.scale} x {height * options.scale}"
+    print(f"{out}: {frames} frames of {size}, seed {options.seed}")
+    world = world_of_prompt(prompt)
+    read = world.describe(clip)
+    flaw = "" if read["clean"] else ", but the clip is not clean"
+    print(f"the oracle sees {world.caption(read)}{flaw}")
+    if options.as_typed and flaw and not language.is_complete(prompt, image=num_frames == 1):
+        print("the prompt is no full caption as in training; without --as-typed it becomes one")
 
 
-def fit(arguments: list[str]) -> None:
+def completed(sora: "minisora.Sora", prompt: str, seed: int, image: bool) -> str:
+    """The prompt as a full caption, printed if that changes it. What no caption can say is sampled
+    as typed, with a warning."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    try:
+        (full,) = sora.upsampler.complete([prompt], generator, image)
+    except InputError as error:
+        warnings.warn(f"{error} (sampled as typed)", stacklevel=2)
+        return prompt
+    if full != prompt:
+        print(f"completed prompt: {full}", flush=True)
+    return full
+
+
+def warn_of_world(sora: "minisora.Sora", prompt: str) -> None:
+    """Warns if the prompt is about a world that the weights were not trained on."""
+    world, known = world_of_prompt(prompt).name, sora.trained_on["worlds"]
+    if world not in known:
+        names = ", ".join(known)
+        warnings.warn(
+            f"these weights were trained on {names}, the prompt is about {world}", stacklevel=2
+        )
+
+
+# fit
+
+
+def fit_command(arguments: list[str]) -> None:
     stages = ("vae", "dit", "captioner", "upsampler")
     if not arguments or arguments[0] not in stages:
         if arguments[:1] not in (["-h"], ["--help"]):
             raise InputError(
-                f"say what to train: minisora fit {'|'.join(stages)} --config configs/toy/STAGE.yaml"
+                f"name what to train: minisora fit {'|'.join(stages)} --config configs/toy/STAGE.yaml"
             )
         print(
             "usage: minisora fit vae|dit|captioner|upsampler --config FILE [--config OVERLAY] [--KEY VALUE ...]\n"
@@ -230,67 +201,119 @@ def fit(arguments: list[str]) -> None:
         return
     from minisora import fit
 
-    fit.fit(arguments[0], arguments[1:])
+    fit.train(arguments[0], arguments[1:])
 
 
-def caption(options: argparse.Namespace) -> None:
+# caption and recaption
+
+
+def caption_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("clips", nargs="+", metavar="CLIP", help="video files or images")
+    command.add_argument(
+        "--temperature",
+        type=float,
+        default=0.0,
+        help="0 writes the likeliest words, 1 draws them (default: 0)",
+    )
+    command.add_argument("--seed", type=seed, default=0, help="of the draws (default: 0)")
+    weights_option(command)
+    command.set_defaults(run=caption_command)
+
+
+def caption_command(options: argparse.Namespace) -> None:
     if not 0 <= options.temperature < math.inf:
         raise InputError(f"--temperature must be 0 or more, got {options.temperature}")
     import torch
 
     captioner = minisora.Captioner.from_pretrained(options.weights)
-    draws = torch.Generator().manual_seed(options.seed)
+    generator = torch.Generator().manual_seed(options.seed)
     for path in options.clips:
         clip = minisora.video.read(path)
-        print(f"{path}: {captioner(clip[None], options.temperature, draws)[0]}")
+        print(f"{path}: {captioner(clip[None], options.temperature, generator)[0]}")
 
 
-def recaption(arguments: list[str]) -> None:
+def recaption_command(arguments: list[str]) -> None:
     import jsonargparse
 
-    from minisora.recaption import recaption
+    from minisora.recaption import recaption_clips
 
-    jsonargparse.auto_cli(recaption, args=arguments, prog="minisora recaption")
+    jsonargparse.auto_cli(recaption_clips, args=arguments, prog="minisora recaption")
 
 
-def evaluate(options: argparse.Namespace) -> None:
+# evaluate
+
+
+def evaluate_options(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--clips", type=positive, default=500, help="prompts for each split (default: 500)")
+    add("--seed", type=seed, default=0, help="draws other prompts and noise (default: 0)")
+    add("--out", default="evaluation.json", help="file for the rows (default: evaluation.json)")
+    weights_option(command)
+    command.set_defaults(run=evaluate_command)
+
+
+def evaluate_command(options: argparse.Namespace) -> None:
     out = check_writable(options.out)
     from minisora import evaluate
 
     sora = minisora.Sora.from_pretrained(options.weights)
-    captioner = minisora.Captioner.from_pretrained()  # always the shipped one: a judge of its own
+    captioner = minisora.Captioner.from_pretrained()  # always the shipped one: an outside judge
     upsampler = minisora.Upsampler.from_pretrained()
-    result = evaluate.evaluate(sora, options.clips, options.seed, captioner, upsampler)
+    result = evaluate.score_model(sora, options.clips, options.seed, captioner, upsampler)
     result["weights"] = evaluate.fingerprints(options.weights)
-    write_whole(out, json.dumps(result, indent=1) + "\n")
-    print(f"{evaluate.table(result)}\n\n{out}: {result['minutes']} minutes, seed {options.seed}")
+    head = {key: value for key, value in result.items() if key != "rows"}
+    rows = ",\n ".join(json.dumps(row) for row in result["rows"])  # a line each
+    write_text(out, json.dumps(head, indent=1)[:-2] + f',\n "rows": [\n {rows}\n]}}\n')
+    print(f"{evaluate.report(result)}\n\n{out}: {result['minutes']} minutes, seed {options.seed}")
 
 
-def reproduce(options: argparse.Namespace) -> None:
-    from minisora.experiments import binding, paraphrases, recaption, recipe
+# reproduce
 
-    if not (recipe.ROOT / "configs").is_dir():
+
+def reproduce_options(command: argparse.ArgumentParser) -> None:
+    questions = "; ".join(f"{name}: {question}" for name, question in EXPERIMENTS.items())
+    add = command.add_argument
+    add("experiment", choices=list(EXPERIMENTS), help=questions)
+    add("--only", nargs="+", default=[], metavar="RUN", help="the runs to make (default: all)")
+    add(
+        "--seeds",
+        nargs="+",
+        type=seed,
+        default=[0, 1, 2],
+        help="a training for each (default: 0 1 2)",
+    )
+    add(
+        "--steps",
+        type=positive,
+        default=2100,
+        help="of a training (default: 2100, 6 to 12 minutes of one core at the toy size)",
+    )
+    add(
+        "--prompts",
+        type=positive,
+        default=400,
+        help="to score (default: 400; paraphrases has its own)",
+    )
+    command.set_defaults(run=reproduce_command)
+
+
+def reproduce_command(options: argparse.Namespace) -> None:
+    import importlib
+
+    from minisora.experiments.runs import ROOT
+
+    if not (ROOT / "configs").is_dir():
         raise InputError(
             "the experiments need a checkout of the repository, with its configs/ and data/"
         )
-    rows = {"binding": list(binding.WAYS), "recipe": list(recipe.CHANGES)}.get(
-        options.experiment, []
-    )
-    if unknown := set(options.only) - set(rows):
-        said, known = (", ".join(f'"{name}"' for name in names) for names in (unknown, rows))
-        raise InputError(f"no run {said}: choose from {known or 'all of it, without --only'}")
-    settings = options.seeds, options.steps, options.prompts
-    if options.experiment == "recaption":
-        print(recaption.run(*settings))
-    elif options.experiment == "paraphrases":
-        print(paraphrases.run(options.seeds, options.steps))
-    elif options.experiment == "binding":
-        print(binding.run(*settings, options.only))
-    else:
-        print(recipe.run(*settings, options.only))
+    experiment = importlib.import_module(f"minisora.experiments.{options.experiment}")
+    known = [run.slug for run in experiment.RUNS]
+    if unknown := ", ".join(sorted(set(options.only) - set(known))):
+        raise InputError(f"no run {unknown}: choose from {', '.join(known)}")
+    print(experiment.run(options.seeds, options.steps, options.prompts, options.only))
 
 
-def doctor(options: argparse.Namespace) -> None:
+def doctor_command(options: argparse.Namespace) -> None:
     from minisora import doctor
 
     doctor.report(options.weights)

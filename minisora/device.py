@@ -1,5 +1,4 @@
-"""Where to compute and in which precision: CUDA and MPS when they are there, else what this CPU is
-fast at."""
+"""The device to compute on and its fastest precision: CUDA, else MPS, else the CPU."""
 
 import ctypes
 import functools
@@ -10,6 +9,7 @@ import torch
 
 
 def best_device() -> torch.device:
+    """CUDA if there is one, else Apple's MPS, else the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
@@ -17,15 +17,17 @@ def best_device() -> torch.device:
 
 @functools.cache
 def fast_bfloat16(device_type: str) -> bool:
-    """Whether bfloat16 is the faster precision: on CUDA where the hardware has it; on a CPU with
-    AMX or AMD's AVX-512 BF16 (Intel's AVX-512 BF16 without AMX had 0.6 times the speed of
-    float32)."""
+    """Whether bfloat16 is faster than float32 on this machine.
+
+    True on CUDA cards that compute it in hardware, and on CPUs with AMX or AMD's AVX-512 BF16.
+    """
     if device_type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     info = Path("/proc/cpuinfo")
-    if device_type != "cpu" or not info.exists():
+    if device_type != "cpu" or not info.exists():  # MPS, or no Linux
         return False
     text = info.read_text()
+    # Intel's AVX-512 BF16 without AMX had 0.6 times the speed of float32
     return "amx_bf16" in text or ("avx512_bf16" in text and "AuthenticAMD" in text)
 
 
@@ -35,15 +37,14 @@ def autocast(device: torch.device) -> torch.autocast:
 
 
 def keep_memory() -> None:
-    """Tells glibc to keep freed memory for the next step instead of giving it back page by page
-    (Linux only).
+    """Lets glibc keep freed memory for the next step instead of returning it to Linux.
 
     A training step takes up to 12% less time with it (configs/README.md).
     """
     if platform.system() == "Linux":
         try:
             mallopt = ctypes.CDLL("libc.so.6").mallopt
-        except (OSError, AttributeError):  # not glibc
+        except (OSError, AttributeError):  # another C library, such as musl
             return
         mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD

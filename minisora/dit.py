@@ -1,23 +1,22 @@
-"""The diffusion transformer: tokens at their noise levels and the text in, a prediction for every
-token out.
+"""The diffusion transformer: predicts the velocity (or data, or noise) of every noisy token.
 
-Source: Peebles & Xie, "Scalable Diffusion Models with Transformers" (DiT, 2023), with 3-D rotary
-positions and QK-norm. The text is attended to and, if asked for, its mean is added to what adaLN is
-told.
+Source: Peebles & Xie, "Scalable Diffusion Models with Transformers" (DiT, 2023), here with 3-D
+rotary positions and QK-norm. Tokens attend to the text; its mean may also condition adaLN.
 """
 
 import math
+import re
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minisora.attention import MLP, Attention, rotary_frequencies, rotary_turns
+from minisora.attention import MLP, Attention, rotary_frequencies, rotation_factors
 from minisora.errors import InputError, check_counts
 from minisora.flow import Target, to_velocity
 from minisora.patches import Grid
 
-SIZES = {  # width, depth, heads; the capitals are the paper's
+SIZES = {  # width, depth, heads; capital letters are the sizes of the DiT paper
     "tiny": (64, 2, 2),
     "toy": (96, 6, 3),
     "laptop": (192, 4, 6),
@@ -26,24 +25,58 @@ SIZES = {  # width, depth, heads; the capitals are the paper's
     "L": (1024, 24, 16),
     "XL": (1152, 28, 16),
 }
+HEAD_WIDTH = 32  # of sizes written as "192x2"
+
+
+def dimensions(size: str) -> tuple[int, int, int]:
+    """Width, depth and heads of a named size, or of "WIDTHxDEPTH" with heads of 32 channels.
+
+    Raises InputError if the name is unknown or the width is no multiple of 32.
+    """
+    if size in SIZES:
+        return SIZES[size]
+    match = re.fullmatch(r"(\d+)x(\d+)", size)
+    if match is None:
+        raise InputError(
+            f"no DiT of size {size!r}: sizes are {', '.join(SIZES)}, or WIDTHxDEPTH such as 192x2"
+        )
+    width, depth = int(match[1]), int(match[2])
+    check_counts(1, width=width, depth=depth)
+    if width % HEAD_WIDTH:
+        near = max(1, round(width / HEAD_WIDTH)) * HEAD_WIDTH
+        raise InputError(
+            f"the width of a DiT must be a multiple of {HEAD_WIDTH}, got {width}: the nearest is {near}"
+        )
+    return width, depth, width // HEAD_WIDTH
 
 
 def fourier(x: Tensor, count: int, longest: float) -> Tensor:
-    """cos and sin of x at `count` frequencies from 1 down towards 1 / longest: (...,) -> (..., 2 *
-    count)."""
+    """cos and sin of x at `count` frequencies from 1 down to almost 1 / longest.
+
+    (...,) -> (..., 2 * count).
+    """
     frequencies = torch.exp(-math.log(longest) * torch.arange(count, device=x.device) / count)
-    return torch.cat(
-        [(x[..., None] * frequencies).cos(), (x[..., None] * frequencies).sin()], dim=-1
-    )
+    angles = x[..., None] * frequencies  # (..., count)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)  # (..., 2 * count)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """x (1 + scale) + shift: at zero, shift and scale change nothing."""
     return torch.addcmul(shift, x, 1 + scale)
 
 
+def norm(x: Tensor) -> Tensor:
+    """LayerNorm without parameters; shift and scale come from the modulation."""
+    return F.layer_norm(x, x.shape[-1:])
+
+
 class DiTBlock(nn.Module):
-    """Attention and MLP. Their shifts, scales and gates are computed from the noise level and, if
-    the DiT is `pooled`, the mean of the text's states (adaLN-Zero)."""
+    """Attention and MLP with adaLN-Zero.
+
+    adaLN: a linear layer turns the conditioning (noise level and, perhaps, text) into a shift and
+    a scale after each norm and a gate before each residual sum: the modulation. Zero: that layer
+    starts at zero, so all gates are closed and the untrained block is the identity.
+    """
 
     def __init__(self, width: int, heads: int, text_width: int) -> None:
         super().__init__()
@@ -52,26 +85,25 @@ class DiTBlock(nn.Module):
         self.modulation = nn.Linear(width, 6 * width)
 
     def forward(
-        self, x: Tensor, condition: Tensor, which: Tensor, turns: Tensor, text: Tensor
+        self, x: Tensor, conditioning: Tensor, level_index: Tensor, factors: Tensor, text: Tensor
     ) -> Tensor:
-        """x (B, N, D); condition (K, D), of which each token takes `which` (B, 1 or N)."""
-        told = self.modulation(condition)[which]  # (B, 1 or N, 6 D)
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = told.chunk(6, dim=-1)
-        x = x + gate_a * self.attention(modulate(norm(x), shift_a, scale_a), turns, text)
+        """x: (B, N, D); conditioning: (K, D); level_index: (B, 1) or (B, N), the row of
+        conditioning of each clip or token; factors: rotations; text: (B, L, text width)."""
+        # computed once per distinct level and then gathered: K is far smaller than B * N
+        modulation = self.modulation(conditioning)[level_index]  # (B, 1 or N, 6 D)
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation.chunk(6, dim=-1)
+        h = modulate(norm(x), shift_a, scale_a)  # (B, N, D)
+        x = x + gate_a * self.attention(h, factors, text)  # (B, N, D)
         return x + gate_m * self.mlp(modulate(norm(x), shift_m, scale_m))  # (B, N, D)
 
 
-def norm(x: Tensor) -> Tensor:
-    return F.layer_norm(x, x.shape[-1:])
-
-
 class DiT(nn.Module):
-    """Predicts v, x or eps (`target`) for tokens (B, N, P) of `channels` latent channels cut into
-    patches.
+    """Predicts the target (v, x or eps) of tokens (B, N, P).
 
-    `size` names width, depth and heads. If `pooled`, adaLN is also told the mean of the text's
-    states: good for one object, but a mean of words does not say which color is whose. The
-    untrained model predicts zero, and its blocks are the identity.
+    `size`: a name in `SIZES` or "WIDTHxDEPTH". `channels` and `patch`: of the latents. If
+    `pooled`, the mean of the text's states joins the noise level in the conditioning. That helps
+    with one object, but a mean of words cannot say which color belongs to which object. The
+    untrained model predicts zero.
     """
 
     frequencies: Tensor
@@ -94,19 +126,16 @@ class DiT(nn.Module):
             "target": target,
             "pooled": pooled,
         }
-        if size not in SIZES or target not in ("v", "x", "eps"):
-            raise InputError(
-                f"no DiT of size {size!r} with target {target!r}: "
-                f"sizes are {', '.join(SIZES)}, targets v, x and eps"
-            )
+        if target not in ("v", "x", "eps"):
+            raise InputError(f"no target {target!r}: targets are v, x and eps")
         check_counts(1, patch=min(patch))
-        width, depth, heads = SIZES[size]
+        width, depth, heads = dimensions(size)
         self.patch: Grid = (patch[0], patch[1], patch[2])
         self.target: Target = target
         self.width = width
         self.register_buffer("frequencies", rotary_frequencies(width // heads), persistent=False)
         self.embed = nn.Linear(channels * math.prod(patch), width)
-        self.place = nn.Linear(3 * 16, width)
+        self.position_embed = nn.Linear(3 * 16, width)
         self.time = nn.Sequential(nn.Linear(128, width), nn.SiLU(), nn.Linear(width, width))
         self.text = nn.Linear(text_width, width) if pooled else None
         self.blocks = nn.ModuleList(DiTBlock(width, heads, text_width) for _ in range(depth))
@@ -115,45 +144,57 @@ class DiT(nn.Module):
         self.initialize_weights()
 
     def initialize_weights(self) -> None:
+        """Xavier everywhere, except for the layers that start at zero."""
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
                 nn.init.xavier_uniform_(layer.weight)
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
-        for block in self.modules():  # adaLN-Zero: closed gates make every block the identity
+        # adaLN-Zero: closed gates make every block the identity
+        for block in self.modules():
             if isinstance(block, DiTBlock):
                 nn.init.zeros_(block.modulation.weight)
-        for layer in (self.modulation, self.head):  # and the untrained model predicts zero
+        # and a zero head makes the untrained model predict zero
+        for layer in (self.modulation, self.head):
             nn.init.zeros_(layer.weight)
 
     def forward(self, x: Tensor, t: Tensor, text: Tensor, positions: Tensor) -> Tensor:
-        """x: tokens (B, N, P); t: noise levels, (B,) or one per token (B, N); text: (B, L, text
-        width); positions: (N, 3) as (t, h, w) in patches. Returns (B, N, P)."""
-        condition, which = self.condition(t, text)  # (K, D), indices (B, 1) or (B, N)
-        turns = rotary_turns(positions, self.frequencies)  # (N, head width / 2)
-        place = fourier(positions, 8, longest=32.0).flatten(-2)  # (N, 48)
-        x = self.embed(x) + self.place(place)  # (B, N, D)
+        """Predicts the target of every token.
+
+        x: tokens (B, N, P); t: noise levels, (B,) or (B, N) per token; text: states (B, L, text
+        width); positions: (t, h, w) in patches, (N, 3) or (B, N, 3). Returns (B, N, P).
+        """
+        conditioning, level_index = self.conditioning(t, text)  # (K, D), (B, 1) or (B, N)
+        factors = rotation_factors(positions, self.frequencies)  # ([B,] N, head width / 2)
+        waves = fourier(positions, 8, longest=32.0).flatten(-2)  # ([B,] N, 48)
+        x = self.embed(x) + self.position_embed(waves)  # (B, N, D)
         for block in self.blocks:
-            x = block(x, condition, which, turns, text)  # (B, N, D)
-        shift, scale = self.modulation(condition)[which].chunk(2, dim=-1)  # (B, 1 or N, D) each
+            x = block(x, conditioning, level_index, factors, text)  # (B, N, D)
+        modulation = self.modulation(conditioning)[level_index]  # (B, 1 or N, 2 D)
+        shift, scale = modulation.chunk(2, dim=-1)  # (B, 1 or N, D) each
         return self.head(modulate(norm(x), shift, scale))  # (B, N, P)
 
-    def condition(self, t: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        """What adaLN is told, once for each distinct noise level of each clip, and which of these
-        each token takes. t: (B,) or (B, N); text: (B, L, text width). Returns (K, D) and indices
-        (B, 1) or (B, N)."""
-        clips = torch.arange(len(text), device=t.device)
-        if t.ndim == 1:  # one level a clip
-            levels, clip_of, which = t, clips, clips[:, None]
+    def conditioning(self, t: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        """The conditioning vectors, one per distinct (clip, level), and the index of each token's.
+
+        t: (B,), or (B, N) per token; text: (B, L, text width). Returns (K, D) and level_index, (B,
+        1) or (B, N). Known tokens share level 0, so K is usually 2 B at most.
+        """
+        clips = torch.arange(len(text), device=t.device)  # (B,)
+        if t.ndim == 1:
+            levels, clip_of, level_index = t, clips, clips[:, None]  # (B,), (B,), (B, 1)
         else:
-            pairs = torch.stack([clips[:, None].expand_as(t).to(t.dtype), t], dim=-1).flatten(0, 1)
-            distinct, inverse = torch.unique(pairs, dim=0, return_inverse=True)
-            levels, clip_of, which = distinct[:, 1], distinct[:, 0].long(), inverse.view(t.shape)
-        condition = self.time(fourier(1000 * levels, 64, longest=10_000.0))  # (K, D)
+            clip_of_token = clips[:, None].expand_as(t).to(t.dtype)  # (B, N)
+            pairs = torch.stack([clip_of_token, t], dim=-1).flatten(0, 1)  # (B * N, 2)
+            distinct, inverse = torch.unique(pairs, dim=0, return_inverse=True)  # (K, 2), (B * N,)
+            levels, clip_of = distinct[:, 1], distinct[:, 0].long()  # (K,) each
+            level_index = inverse.view(t.shape)  # (B, N)
+        # levels in thousandths, the time steps that these frequencies were made for
+        conditioning = self.time(fourier(1000 * levels, 64, longest=10_000.0))  # (K, D)
         if self.text is not None:
-            condition = condition + self.text(text.mean(dim=1))[clip_of]
-        return F.silu(condition), which
+            conditioning = conditioning + self.text(text.mean(dim=1))[clip_of]  # (K, D)
+        return F.silu(conditioning), level_index
 
     def velocity(self, x: Tensor, t: Tensor, text: Tensor, positions: Tensor) -> Tensor:
-        """The prediction as a velocity, whatever the target."""
+        """The prediction converted to a velocity (B, N, P), whatever the target."""
         return to_velocity(self(x, t, text, positions), x, t, self.target)

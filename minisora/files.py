@@ -9,33 +9,36 @@ from minisora.errors import InputError
 
 
 def check_writable(path: str | Path) -> Path:
-    """The path, if a file can be written there. Raises InputError if not."""
+    """Returns the path if a file can be written there. Raises InputError if not."""
     path = Path(path)
-    place = path.resolve()  # a link stays, and what it leads to is written
-    if place.exists() and not place.is_file():
-        raise InputError(
-            f"cannot write {path}: it is {'a folder' if place.is_dir() else 'no file'}"
-        )
-    if not place.parent.is_dir():
-        raise InputError(f"cannot write {path}: {place.parent} is no folder")
-    if not all(os.access(each, os.W_OK) for each in (place.parent, place) if each.exists()):
+    target = path.resolve()  # a link stays a link: the file behind it is written
+    if target.exists() and not target.is_file():
+        kind = "a folder" if target.is_dir() else "not a regular file"
+        raise InputError(f"cannot write {path}: it is {kind}")
+    if not target.parent.is_dir():
+        raise InputError(f"cannot write {path}: {target.parent} is not a folder")
+    needed = [each for each in (target.parent, target) if each.exists()]
+    if not all(os.access(each, os.W_OK) for each in needed):
         raise InputError(f"cannot write {path}: there is no permission to")
     return path
 
 
 @contextmanager
-def whole(path: str | Path) -> Iterator[Path]:
-    """A path beside this one to write to. What was written is moved to its place at the end; of
-    what fails nothing is left."""
-    place = Path(path).resolve()
-    partial = place.with_name(f".{place.stem}.partial{place.suffix.lower()}")
+def atomic(path: str | Path) -> Iterator[Path]:
+    """Yields a path beside the target to write to, and moves the file into place at the end.
+
+    If the block fails, nothing is left behind and the old file stays.
+    """
+    target = Path(path).resolve()
+    partial = target.with_name(f".{target.stem}.partial{target.suffix.lower()}")
     try:
         yield partial
-        os.replace(partial, place)
+        os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def write_whole(path: str | Path, text: str) -> None:
-    with whole(path) as partial:
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a text file, whole or not at all."""
+    with atomic(path) as partial:
         partial.write_text(text)

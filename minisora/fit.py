@@ -1,5 +1,8 @@
-"""`minisora fit`: LightningCLI over the training modules. Imported only when something is
-trained."""
+"""`minisora fit`: LightningCLI over the training modules. Imported only when something is trained.
+
+A config says choices only. The run's folder follows from the config's place
+(configs/toy/dit.yaml -> runs/toy/dit), and with it logger, checkpoints and exported weights.
+"""
 
 import argparse
 import itertools
@@ -11,36 +14,69 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from lightning import Trainer
-from lightning.pytorch.callbacks import Callback, WeightAveraging
+from lightning.pytorch.callbacks import (
+    Callback,
+    EMAWeightAveraging,
+    ModelCheckpoint,
+    WeightAveraging,
+)
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from minisora.data import CaptionData, ClipData, LatentData, PromptData
+from minisora.callbacks import Export, Progress
+from minisora.data import ClipData, PromptData
 from minisora.device import best_device, fast_bfloat16, keep_memory
-from minisora.errors import InputError
-from minisora.training import (
-    CaptionerTraining,
-    DiTTraining,
-    Export,
-    Progress,
-    UpsamplerTraining,
-    VAETraining,
-)
+from minisora.errors import InputError, check_seed
+from minisora.training import CaptionerTraining, DiTTraining, UpsamplerTraining, VAETraining
 
 STAGES = {
     "vae": (VAETraining, ClipData),
-    "dit": (DiTTraining, LatentData),
-    "captioner": (CaptionerTraining, CaptionData),
+    "dit": (DiTTraining, ClipData),
+    "captioner": (CaptionerTraining, ClipData),
     "upsampler": (UpsamplerTraining, PromptData),
+}
+# The classes that are built where a config names none.
+DEFAULTS = {
+    "vae": {"data.view": "minisora.data.Pixels", "model.vae": "minisora.vae.VAE"},
+    "dit": {
+        "data.view": "minisora.data.Latents",
+        "model.text": "minisora.text.TextEncoder",
+        "model.dit": "minisora.dit.DiT",
+    },
+    "captioner": {
+        "data.view": "minisora.data.Captions",
+        "model.captioner": "minisora.captioner.Captioner",
+    },
+    "upsampler": {"model.upsampler": "minisora.upsampler.Upsampler"},
+}
+# Arguments that follow from others: stage -> target -> the source.
+LINKS = {
+    "vae": {},
+    "dit": {
+        "model.text.init_args.words": "data.words",
+        "model.dit.init_args.channels": "data.view",
+        "model.dit.init_args.text_width": "model.text.init_args.width",
+    },
+    "captioner": {"model.captioner.init_args.words": "data.words"},
+    "upsampler": {"model.upsampler.init_args.words": "data.words"},
+}
+# Flags of earlier versions, still understood.
+RENAMED = {
+    "--model.size": "--model.dit.size",
+    "--model.target": "--model.dit.target",
+    "--model.pooled": "--model.dit.pooled",
+    "--data.vae": "--data.view.vae",
+    "--data.captions": "--data.view.captions",
 }
 
 
 class KeepLog(Callback):
-    """A resumed run starts a new metrics.csv: the old one is kept beside it, and comes back if the
-    run cannot begin."""
+    """Keeps the metrics.csv that a resumed run would overwrite, and brings it back if the run
+    cannot begin."""
 
     def __init__(self, log: Path) -> None:
         names = (log.with_name(f"metrics-before-{number}.csv") for number in itertools.count(1))
@@ -53,10 +89,22 @@ class KeepLog(Callback):
 
 
 class FitCLI(LightningCLI):
+    """LightningCLI with our defaults: folder, logger, checkpoints, weight average, precision."""
+
+    stage = "dit"  # set by `cli_for`
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("data.seed", "model.seed")
+        for target, source in LINKS[self.stage].items():
+            at_parsing = source.startswith("model.")
+            channels = (lambda view: view.channels) if source == "data.view" else None
+            apply_on = "parse" if at_parsing else "instantiate"
+            parser.link_arguments(source, target, compute_fn=channels, apply_on=apply_on)
+        classes = {key: {"class_path": path} for key, path in DEFAULTS[self.stage].items()}
+        parser.set_defaults(classes)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        check_links(self.stage, args)
         super().parse_arguments(parser, args)
         path = self.config["fit"].ckpt_path
         if path and not Path(path).is_file():
@@ -64,17 +112,52 @@ class FitCLI(LightningCLI):
         if path and not zipfile.is_zipfile(path):  # torch.save writes zip files
             raise InputError(f"{path} is damaged or no checkpoint: use an earlier one")
 
+    def before_instantiate_classes(self) -> None:
+        seed = self.config["fit"].data.seed
+        check_seed(seed)
+        torch.manual_seed(seed)  # the networks' first weights
+
     def instantiate_trainer(self, **arguments: Any) -> Trainer:
-        asked = self.config_init["fit"].trainer
-        if asked.enable_progress_bar is not False:
-            self.trainer_defaults["callbacks"].append(Progress())
-        if asked.precision is None:
-            device = "cpu" if asked.accelerator == "cpu" else best_device().type
+        given = self.config_init["fit"].trainer
+        root = Path(given.default_root_dir or self.run_folder())
+        arguments["default_root_dir"] = str(root)
+        if given.logger is None:
+            arguments["logger"] = CSVLogger(root.parent, name=root.name, version="")
+        if given.precision is None:
+            device = "cpu" if given.accelerator == "cpu" else best_device().type
             arguments["precision"] = "bf16-mixed" if fast_bfloat16(device) else "32-true"
+        self.trainer_defaults["callbacks"] = self.default_callbacks(root)
         try:
             return super().instantiate_trainer(**arguments)
-        except (ValueError, TypeError) as error:  # what Lightning does not know, such as a device
+        except (ValueError, TypeError) as error:  # an accelerator, say, that Lightning lacks
             raise InputError(str(error)) from None
+
+    def run_folder(self) -> Path:
+        """configs/toy/dit.yaml -> runs/toy/dit; without a config runs/<stage>."""
+        configs = self.config["fit"].config or []
+        if not configs:
+            return Path("runs") / self.stage
+        first = Path(str(configs[0]))
+        return Path("runs") / first.resolve().parent.name / first.stem
+
+    def default_callbacks(self, root: Path) -> list[Callback]:
+        """Weight average, ten checkpoints a run and the last, export, progress bar."""
+        given = self.config_init["fit"].trainer
+        callbacks: list[Callback] = [Export()]
+        if self.model.average:
+            callbacks.insert(0, EMAWeightAveraging(decay=self.model.average))
+        if given.enable_checkpointing is not False:
+            every = max(1, given.max_steps // 10)
+            checkpoints = ModelCheckpoint(
+                root / "checkpoints",
+                every_n_train_steps=every,
+                save_last=True,
+                enable_version_counter=False,
+            )
+            callbacks.append(checkpoints)
+        if given.enable_progress_bar is not False:
+            callbacks.append(Progress())
+        return callbacks
 
     def before_fit(self) -> None:
         """Refuses what would fail later, and keeps the log that a resumed run would overwrite."""
@@ -84,7 +167,7 @@ class FitCLI(LightningCLI):
         self.model.check(self.datamodule)
         for callback in trainer.callbacks:
             if isinstance(callback, WeightAveraging) and callback._device is None:
-                # it would average on the CPU, since it copies the model before that is moved
+                # it would average on the CPU: it copies the model before that is moved
                 callback._device = trainer.strategy.root_device
             if isinstance(callback, Export):
                 parts = yaml.safe_load(self.parser.dump(self.config))["fit"]
@@ -96,28 +179,44 @@ class FitCLI(LightningCLI):
                 trainer.callbacks.append(KeepLog(log))
 
 
-def fit(stage: str, arguments: list[str]) -> None:
-    """Trains `stage`, one of `STAGES`, with LightningCLI's own arguments: --config, --print_config,
-    --ckpt_path, keys.
+class ParsingCLI(FitCLI):
+    """Parses and checks the arguments, and trains nothing."""
 
-    Raises InputError if a checkpoint is missing or does not fit the config, naming the key.
-    """
-    keep_memory()
-    os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module=r"lightning\.|jsonargparse|torch\.")
+    def instantiate_classes(self) -> None: ...
+
+    def _run_subcommand(self, subcommand: str) -> None: ...
+
+
+def check_links(stage: str, arguments: list[str]) -> None:
+    """Raises InputError for a flag that would be ignored, because its value follows from another."""
+    for target, source in {**LINKS[stage], "model.seed": "data.seed"}.items():
+        flag = "--" + target.replace(".init_args", "")
+        if any(given.split("=")[0] in (flag, f"--{target}") for given in arguments):
+            source = source.replace(".init_args", "").replace("data.words", "data.worlds")
+            raise InputError(f"{flag} follows from {source}: set that instead")
+
+
+def current(argument: str) -> str:
+    """A flag of an earlier version under its present name."""
+    flag, equals, value = argument.partition("=")
+    return RENAMED.get(flag, flag) + equals + value
+
+
+def run_cli(kind: type[FitCLI], stage: str, arguments: list[str]) -> FitCLI:
+    """Runs LightningCLI, with what users can get wrong raised as InputError."""
+    if stage == "dit":
+        arguments = [current(argument) for argument in arguments]
     model, data = STAGES[stage]
     defaults = {
         "accelerator": "auto",
         "devices": 1,
-        "callbacks": [Export()],
         "num_sanity_val_steps": 0,
         "check_val_every_n_epoch": None,
         "use_distributed_sampler": False,
         "enable_model_summary": False,
     }
     try:
-        FitCLI(
+        return type("CLI", (kind,), {"stage": stage})(
             model,
             data,
             trainer_defaults=defaults,
@@ -137,3 +236,22 @@ def fit(stage: str, arguments: list[str]) -> None:
         if not misfit:
             raise
         raise InputError(f"the checkpoint does not fit the config: {misfit[1]}") from None
+
+
+def parse(stage: str, arguments: list[str]) -> dict[str, Any]:
+    """The whole config that these arguments stand for. Raises InputError if they do not parse."""
+    cli = run_cli(ParsingCLI, stage, arguments)
+    return yaml.safe_load(cli.parser.dump(cli.config))["fit"]
+
+
+def train(stage: str, arguments: list[str]) -> None:
+    """Trains `stage`, one of `STAGES`, with LightningCLI's own arguments: --config, --print_config,
+    --ckpt_path, keys.
+
+    Raises InputError if a checkpoint is missing or does not fit the config, naming the key.
+    """
+    keep_memory()
+    os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module=r"lightning\.|jsonargparse|torch\.")
+    run_cli(FitCLI, stage, arguments)

@@ -1,9 +1,10 @@
-"""Rectified flow: straight paths from data to noise, and what a network may be trained to say
-about them.
+"""Rectified flow: straight paths between data and noise, and the targets a network can predict.
 
-x_t = (1 - t) x_0 + t eps, so dx_t/dt = v = eps - x_0; t = 0 is data, t = 1 is noise. Source: Liu
-et al., "Flow Straight and Fast" (2022); Esser et al., "Scaling Rectified Flow Transformers" (SD3,
-2024).
+x_t = (1 - t) x_0 + t eps, so the velocity is v = dx_t / dt = eps - x_0. The noise level t is 0 for
+data and 1 for noise.
+
+Sources: Liu et al., "Flow Straight and Fast" (2022); Esser et al., "Scaling Rectified Flow
+Transformers" (SD3, 2024).
 """
 
 from typing import Literal
@@ -12,69 +13,72 @@ import torch
 from torch import Tensor
 
 Target = Literal["v", "x", "eps"]
-SMALLEST = 0.02  # what to_velocity divides by at least
+MIN_DIVISOR = 0.02  # to_velocity divides by t or 1 - t, and both can be 0
 
 
-def like(t: Tensor, x: Tensor) -> Tensor:
-    """Lays noise levels, (B,) or (B, N), along the leading dimensions of x."""
-    return t.reshape(*t.shape, *[1] * (x.ndim - t.ndim))
+def broadcast_levels(t: Tensor, x: Tensor) -> Tensor:
+    """Reshapes noise levels, (B,) or (B, N), so that they broadcast over x (B, ...)."""
+    return t.reshape(*t.shape, *[1] * (x.ndim - t.ndim))  # (B, 1, 1) or (B, N, 1) for tokens
 
 
-def noised(x_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-    """x_t on the straight path; t is (B,), or (B, N) with a level per token."""
-    t = like(t, x_0)
-    return (1 - t) * x_0 + t * eps
+def add_noise(x_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+    """The point x_t on the straight path from x_0 to eps. t: (B,), or (B, N) per token."""
+    t = broadcast_levels(t, x_0)
+    return (1 - t) * x_0 + t * eps  # x_0's shape
 
 
-def target_of(x_0: Tensor, eps: Tensor, target: Target) -> Tensor:
-    """What the network is asked for, of the shape of x_0."""
+def training_target(x_0: Tensor, eps: Tensor, target: Target) -> Tensor:
+    """The tensor that the network should predict, in the shape of x_0."""
     return {"v": eps - x_0, "x": x_0, "eps": eps}[target]
 
 
 def to_velocity(prediction: Tensor, x_t: Tensor, t: Tensor, target: Target) -> Tensor:
-    """v = (x_t - x) / t = (eps - x_t) / (1 - t): singular where the data, or the noise, is all
-    there is. prediction, x_t: (B, ...); t: (B,), or (B, N) with a level per token."""
-    t = like(t, x_t)
+    """Converts a prediction of any target to a velocity.
+
+    v = (x_t - x) / t = (eps - x_t) / (1 - t). The divisor is at least `MIN_DIVISOR`. prediction
+    and x_t: (B, ...); t: (B,), or (B, N) per token.
+    """
+    t = broadcast_levels(t, x_t)
     if target == "x":
-        return (x_t - prediction) / t.clamp(min=SMALLEST)
+        return (x_t - prediction) / t.clamp(min=MIN_DIVISOR)
     if target == "eps":
-        return (prediction - x_t) / (1 - t).clamp(min=SMALLEST)
+        return (prediction - x_t) / (1 - t).clamp(min=MIN_DIVISOR)
     return prediction
 
 
-def shifted(t: Tensor, shift: float) -> Tensor:
-    """Moves noise levels towards noise: shift t / (1 + (shift - 1) t). Source: SD3, equation
-    23."""
+def shift_levels(t: Tensor, shift: float) -> Tensor:
+    """Moves noise levels towards 1 if shift > 1; 0 and 1 stay. Source: SD3, equation 23."""
     return shift * t / (1 + (shift - 1) * t)
 
 
-def draw_times(
+def draw_levels(
     count: int, generator: torch.Generator, mean: float = 0.0, deviation: float = 1.0
 ) -> Tensor:
-    """Logit-normal noise levels (count,) in (0, 1). Source: SD3, equation 19."""
+    """Logit-normal noise levels in (0, 1): (count,). Source: SD3, equation 19."""
     return torch.sigmoid(mean + deviation * torch.randn(count, generator=generator))
 
 
 def flow_loss(prediction: Tensor, x_0: Tensor, eps: Tensor, t: Tensor, target: Target) -> Tensor:
-    """Squared error of each clip (B,), a mean over its unknown tokens. Tokens at t = 0 are known:
-    they do not count.
+    """Squared error of each clip, averaged over its unknown tokens: (B,).
 
-    prediction, x_0, eps: (B, N, P); t: (B,) or (B, N).
+    Tokens at t = 0 are known and do not count. prediction, x_0, eps: (B, N, P); t: (B,) or (B, N).
     """
-    error = (prediction.float() - target_of(x_0, eps, target)).square().mean(-1)  # (B, N)
-    unknown = like(t > 0, error).expand_as(error).to(error.dtype)
-    return (error * unknown).sum(1) / unknown.sum(1).clamp(min=1)
+    # in float32 even if the network computes in bfloat16
+    error = prediction.float() - training_target(x_0, eps, target)  # (B, N, P)
+    error = error.square().mean(-1)  # (B, N)
+    unknown = broadcast_levels(t > 0, error).expand_as(error).to(error.dtype)  # (B, N)
+    return (error * unknown).sum(1) / unknown.sum(1).clamp(min=1)  # (B,)
 
 
 def ideal_velocity(x_t: Tensor, t: Tensor, data: Tensor) -> Tensor:
-    """The exact velocity when the data is a finite set: x_t (B, ...), t (B,), data (K, ...) -> (B,
-    ...).
+    """The exact velocity if the data is a finite set. No trained network can have a lower loss.
 
-    E[x_0 | x_t] weighs each data point by how likely it leads to x_t; v = (x_t - E[x_0 | x_t]) /
-    t. Nothing can be trained to do better, so samplers are tested with it.
+    v = (x_t - E[x_0 | x_t]) / t, where the expectation weighs each data point by its likelihood of
+    leading to x_t. x_t: (B, ...); t: (B,); data: (K, ...). Returns (B, ...).
     """
-    points, flat = data.flatten(1), x_t.flatten(1)
-    level = t.clamp(min=1e-4)[:, None]
-    distance = (flat[:, None] - (1 - level)[..., None] * points).square().sum(-1)  # (B, K)
-    weights = (-distance / (2 * level.square())).softmax(dim=-1)
+    points, flat = data.flatten(1), x_t.flatten(1)  # (K, D), (B, D)
+    level = t.clamp(min=1e-4)[:, None]  # (B, 1)
+    offset = flat[:, None] - (1 - level)[..., None] * points  # (B, K, D), equal to t * eps
+    distance = offset.square().sum(-1)  # (B, K)
+    weights = (-distance / (2 * level.square())).softmax(dim=-1)  # (B, K), Gaussian likelihoods
     return ((flat - weights @ points) / level).reshape(x_t.shape)

@@ -1,4 +1,4 @@
-"""Muon and Adam as one optimizer: Muon steps the matrices of the blocks, Adam everything else.
+"""Muon and Adam in one optimizer: Muon updates the matrices of the blocks, Adam all the rest.
 
 Source: Keller Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024).
 """
@@ -9,36 +9,38 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-# the quintic's coefficients: steep at 0, so that singular values end near 1 (in [0.7, 1.2])
+# Coefficients of the quintic polynomial. It is steep at 0, so that small singular values grow
+# fast; they end in [0.7, 1.2] rather than at 1.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalize(matrices: Tensor, steps: int = 5, in_bfloat16: bool = False) -> Tensor:
-    """The nearest semi-orthogonal matrices, roughly: (K, rows, columns) -> the same, singular
-    values near 1.
+    """Approximates the nearest semi-orthogonal matrices: all singular values come close to 1.
 
-    A step is X <- (a + b G + c G^2) X with G = X X^T. All its factors commute, so in float32 they are
-    gathered from G alone, which is square and small, and X is multiplied once. In bfloat16 such
-    products of products would lose their small singular values, so X is multiplied in every step.
+    (K, rows, columns) -> the same. One Newton-Schulz step is X <- (a + b G + c G^2) X with
+    G = X X^T. All factors are polynomials of the first G and commute, so in float32 they are
+    multiplied with each other first, as small square matrices, and with X once at the end. In
+    bfloat16 such products would lose their small singular values, so every step multiplies X.
     """
     a, b, c = NEWTON_SCHULZ
     tall = matrices.shape[1] > matrices.shape[2]
-    x = (matrices.mT if tall else matrices).float()
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    x = (matrices.mT if tall else matrices).float()  # (K, m, n), m <= n: G is the smaller
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)  # singular values in [0, 1]
     if in_bfloat16:
         x = x.bfloat16()
         for _ in range(steps):
-            gram = x @ x.mT
+            gram = x @ x.mT  # (K, m, m)
             factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)  # b G + c G^2, rounded once
-            x = torch.baddbmm(x, factor, x, beta=a)
+            x = torch.baddbmm(x, factor, x, beta=a)  # (K, m, n)
     else:
-        gram = x @ x.mT
-        one = torch.eye(gram.shape[-1], device=x.device)
-        whole = one.expand_as(gram)
+        gram = x @ x.mT  # (K, m, m)
+        identity = torch.eye(gram.shape[-1], device=x.device)  # (m, m)
+        product = identity.expand_as(gram)  # (K, m, m), all factors so far
         for _ in range(steps):
-            factor = a * one + b * gram + c * gram @ gram
-            whole, gram = factor @ whole, factor @ gram @ factor
-        x = whole @ x
+            factor = a * identity + b * gram + c * gram @ gram
+            # the next G without X: (F X)(F X)^T = F G F, since F is symmetric
+            product, gram = factor @ product, factor @ gram @ factor
+        x = product @ x  # (K, m, n)
     x = x.to(matrices.dtype)
     return x.mT if tall else x
 
@@ -46,10 +48,9 @@ def orthogonalize(matrices: Tensor, steps: int = 5, in_bfloat16: bool = False) -
 class MuonAdam(torch.optim.Optimizer):
     """One optimizer with two parameter groups.
 
-    `matrices` are stepped along their orthogonalized momentum, with rate `lr` times sqrt(max(1,
-    rows / columns)); kernels are flattened to (out, in * size). `others` are stepped by Adam with
-    rate `adam_lr`. Matrices of one shape are stepped together, so a small model's step is a few
-    large products. `in_bfloat16` goes to `orthogonalize`.
+    `matrices` move along their orthogonalized momentum, at the rate `lr` * sqrt(max(1, rows /
+    columns)). Convolution kernels count as matrices (out, in * size). `others` follow Adam at the
+    rate `adam_lr`. `in_bfloat16` is passed to `orthogonalize`.
     """
 
     def __init__(
@@ -68,10 +69,12 @@ class MuonAdam(torch.optim.Optimizer):
             {"params": list(others), "kind": "adam", "lr": adam_lr},
         ]
         defaults = {"momentum": momentum, "betas": betas}
+        # PyTorch refuses groups without parameters
         super().__init__([group for group in groups if group["params"]], defaults)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Updates every parameter that has a gradient."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -90,9 +93,11 @@ class MuonAdam(torch.optim.Optimizer):
             state["momentum"].lerp_(grad, 1 - group["momentum"])
             nesterov = grad.lerp(state["momentum"], group["momentum"])
             same_shape[(p.shape[0], p[0].numel())].append((p, nesterov))
+        # matrices of one shape in one batch: a few large products instead of many small ones
         for (rows, columns), pairs in same_shape.items():
             stack = torch.stack([update.reshape(rows, columns) for _, update in pairs])
-            updates = orthogonalize(stack, in_bfloat16=self.in_bfloat16)
+            updates = orthogonalize(stack, in_bfloat16=self.in_bfloat16)  # (K, rows, columns)
+            # tall matrices get larger steps, so that outputs change as much as those of others
             rate = group["lr"] * max(1.0, rows / columns) ** 0.5
             for (p, _), update in zip(pairs, updates, strict=True):
                 p.add_(update.reshape(p.shape), alpha=-rate)
@@ -106,6 +111,7 @@ class MuonAdam(torch.optim.Optimizer):
             state["step"] += 1
             state["mean"].lerp_(grad, 1 - beta1)
             state["square"].lerp_(grad.square(), 1 - beta2)
+            # both averages start at zero; the divisions remove that bias
             mean = state["mean"] / (1 - beta1 ** state["step"])
             square = state["square"] / (1 - beta2 ** state["step"])
             p.addcdiv_(mean, square.sqrt() + 1e-8, value=-group["lr"])
@@ -114,7 +120,10 @@ class MuonAdam(torch.optim.Optimizer):
 def split_parameters(
     model: nn.Module, blocks: Iterable[nn.Module]
 ) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """The matrices and kernels inside `blocks`, and all other parameters of `model`."""
+    """Returns the matrices and kernels inside `blocks`, and all other parameters of `model`.
+
+    Frozen parameters are left out.
+    """
     inside = {id(p) for block in blocks for p in block.parameters() if p.ndim >= 2}
     trained = [p for p in model.parameters() if p.requires_grad]
     return [p for p in trained if id(p) in inside], [p for p in trained if id(p) not in inside]

@@ -1,6 +1,6 @@
-"""Spacetime patches: a latent becomes a sequence of tokens, each with its place (t, h, w).
+"""Spacetime patches: latents become a sequence of tokens with positions (t, h, w).
 
-Source: "Turning visual data into patches" in the Sora report; Dosovitskiy et al., "An Image is
+Sources: "Turning visual data into patches" in the Sora report; Dosovitskiy et al., "An Image is
 Worth 16x16 Words" (2020).
 """
 
@@ -10,11 +10,11 @@ from torch import Tensor
 
 from minisora.errors import InputError
 
-Grid = tuple[int, int, int]  # patches along t, h, w
+Grid = tuple[int, int, int]  # sizes or counts along t, h, w
 
 
 def grid_of(latents_shape: tuple[int, int, int], patch: Grid) -> Grid:
-    """How many patches latents of (t, h, w) make. Raises InputError if they are not cut evenly."""
+    """The number of patches along t, h and w. Raises InputError if a patch would stick out."""
     if any(side % size for side, size in zip(latents_shape, patch, strict=True)):
         raise InputError(
             f"latents of {latents_shape} are not cut evenly by patches of {patch}: need a multiple of each"
@@ -24,40 +24,50 @@ def grid_of(latents_shape: tuple[int, int, int], patch: Grid) -> Grid:
 
 
 def patchify(latents: Tensor, patch: Grid) -> Tensor:
-    """(B, C, t, h, w) -> tokens (B, N, P), N patches in the order t, h, w, of P = C * a * b * c
-    numbers."""
+    """(B, C, t, h, w) -> tokens (B, N, P): N patches in the order t, h, w, each of P numbers."""
     t, h, w = latents.shape[2:]
-    grid_of((t, h, w), patch)
+    grid_of((t, h, w), patch)  # an InputError is clearer than einops' own
     a, b, c = patch
+    # N = (t / a) * (h / b) * (w / c), P = C * a * b * c
     return rearrange(latents, "n ch (t a) (h b) (w c) -> n (t h w) (ch a b c)", a=a, b=b, c=c)
 
 
 def unpatchify(tokens: Tensor, grid: Grid, patch: Grid) -> Tensor:
-    """The inverse of `patchify`: (B, N, P) -> (B, C, t, h, w)."""
+    """The inverse of `patchify`: (B, N, P) -> (B, C, t, h, w). `grid` counts patches."""
     (t, h, w), (a, b, c) = grid, patch
+    # einops finds C = P / (a * b * c)
     return rearrange(
         tokens, "n (t h w) (ch a b c) -> n ch (t a) (h b) (w c)", t=t, h=h, w=w, a=a, b=b, c=c
     )
 
 
 def positions(grid: Grid, device: torch.device | None = None) -> Tensor:
-    """The place of each token, in patches: (N, 3) as (t, h, w)."""
+    """The position (t, h, w) of each token, counted in patches: (N, 3)."""
     axes = [torch.arange(side, device=device, dtype=torch.float32) for side in grid]
-    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 3)
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 3)  # (N, 3)
+
+
+def tokenize(latents: Tensor, patch: Grid) -> tuple[Tensor, Tensor]:
+    """Latents (B, C, t, h, w) -> tokens (B, N, P) and their positions (N, 3).
+
+    Raises InputError if patches do not cut the latents evenly.
+    """
+    t, h, w = latents.shape[2:]
+    grid = grid_of((t, h, w), patch)
+    return patchify(latents, patch), positions(grid, latents.device)  # (B, N, P), (N, 3)
 
 
 def pack(sequences: list[Tensor]) -> tuple[Tensor, list[int]]:
-    """Lays the tokens of clips of any size into one row without padding: tensors (N_i, ...) ->
-    (sum of N_i, ...) and the lengths.
+    """Joins the tokens of clips of any size into one row without padding.
 
-    Source: Dehghani et al., "Patch n' Pack: NaViT, a Vision Transformer for any Aspect Ratio and
-    Resolution" (2023).
+    Tensors (N_i, ...) -> (sum of N_i, ...) and the lengths N_i. Source: Dehghani et al., "Patch n'
+    Pack: NaViT, a Vision Transformer for any Aspect Ratio and Resolution" (2023).
     """
-    return torch.cat(sequences), [len(tokens) for tokens in sequences]
+    return torch.cat(sequences), [len(tokens) for tokens in sequences]  # (sum of N_i, ...)
 
 
 def unpack(row: Tensor, lengths: list[int]) -> list[Tensor]:
     """The inverse of `pack`. Raises InputError if the lengths do not add up to the row's."""
     if sum(lengths) != len(row):
         raise InputError(f"lengths add up to {sum(lengths)}, the row has {len(row)} tokens")
-    return list(row.split(lengths))
+    return list(row.split(lengths))  # tensors (N_i, ...)

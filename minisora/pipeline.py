@@ -1,7 +1,6 @@
-"""Sora: prompts in, clips out. Joins text, transformer, sampler and VAE."""
+"""Sora: prompts in, clips out. Joins text encoder, transformer, sampler and VAE."""
 
 import math
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,29 +12,19 @@ from minisora import weights
 from minisora.device import autocast, best_device
 from minisora.dit import DiT
 from minisora.errors import InputError, check_counts
-from minisora.patches import grid_of, positions, unpatchify
+from minisora.patches import Grid, grid_of, positions, unpatchify
 from minisora.sampling import SAMPLERS, guided, noise_levels
-from minisora.text import Encoder, PretrainedEncoder, TextEncoder, warn_of_unknown
-from minisora.vae import GROUP, VAE
-from minisora.world import pairs
-
-
-def to_pixels(frames: np.ndarray | Tensor) -> Tensor:
-    """uint8 (B, T, H, W, 3) -> (B, 3, T, H, W) in [-1, 1]."""
-    return torch.as_tensor(frames).movedim(-1, 1).float() / 127.5 - 1
-
-
-def to_frames(video: Tensor) -> np.ndarray:
-    """(B, 3, T, H, W) in [-1, 1], clipped -> uint8 (B, T, H, W, 3)."""
-    return ((video.float().clamp(-1, 1) + 1) * 127.5).round().byte().movedim(1, -1).cpu().numpy()
+from minisora.text import Encoder, warn_of_unknown
+from minisora.upsampler import Upsampler
+from minisora.vae import GROUP, VAE, to_frames
 
 
 class Sora:
-    """A text-to-video model. `makes` bounds what it was trained to make, `defaults` is how it
-    samples best.
+    """A text-to-video model.
 
-    makes: {"num_frames", "height", "width"} and, if 2, "objects"; defaults: {"num_inference_steps",
-    "guidance_scale", "shift", "sampler"} and, if not 0, "guidance_until".
+    `trained_on` says what its training clips were like: {"worlds": names, "sizes": [[height,
+    width]], "durations": frames, "modes": what may be given, "fps"}. `defaults` is how it samples
+    best: {"num_inference_steps", "guidance_scale", "guidance_until", "shift", "sampler"}.
     """
 
     def __init__(
@@ -43,8 +32,9 @@ class Sora:
         vae: VAE,
         text: Encoder,
         dit: DiT,
-        makes: dict[str, int],
+        trained_on: dict[str, Any],
         defaults: dict[str, Any],
+        upsampler: Upsampler | None = None,
     ) -> None:
         for part, ours, theirs in (
             ("channels of the VAE", vae.channels, dit.config["channels"]),
@@ -54,28 +44,27 @@ class Sora:
                 raise InputError(
                     f"the parts do not fit: the {part} are {ours}, the DiT takes {theirs}"
                 )
-        self.vae, self.text, self.dit, self.makes, self.defaults = vae, text, dit, makes, defaults
+        self.vae, self.text, self.dit = vae, text, dit
+        self.trained_on, self.defaults = trained_on, defaults
+        self._upsampler = upsampler
 
     @classmethod
     def from_pretrained(
         cls, folder: str | Path | None = None, device: str | torch.device | None = None
     ) -> "Sora":
-        """Loads the shipped weights, or those in `folder`. Raises InputError if they are missing,
-        damaged or do not fit."""
+        """Loads the shipped weights, or the bundle in `folder`. Raises InputError if they are
+        missing, damaged or do not fit."""
         folder = folder or weights.shipped()
         config = weights.read_config(folder)
         vae = weights.load(folder, "vae", VAE)
-        text: Encoder
-        if "source" in config.get("text", {}):
-            text = weights.load(folder, "text", PretrainedEncoder)
-        else:
-            text = weights.load(folder, "text", TextEncoder)
+        text: Any = weights.load(folder, "text", torch.nn.Module)
         dit = weights.load(folder, "dit", DiT)
-        if not {"makes", "defaults"} <= config.keys():
+        if not {"trained_on", "defaults"} <= config.keys():
             raise InputError(
-                f"{folder} is no whole model: its config.json lacks makes or defaults"
+                f"{folder} is no whole model: its config.json lacks trained_on or defaults"
             )
-        sora = cls(vae, text, dit, config["makes"], config["defaults"])
+        upsampler = Upsampler.from_pretrained(folder) if "upsampler" in config else None
+        sora = cls(vae, text, dit, config["trained_on"], config["defaults"], upsampler)
         return sora.to(torch.device(device) if device else best_device())
 
     def to(self, device: torch.device) -> "Sora":
@@ -87,8 +76,21 @@ class Sora:
     def device(self) -> torch.device:
         return self.dit.embed.weight.device
 
+    @property
+    def upsampler(self) -> Upsampler:
+        """The bundle's own prompt upsampler, else the shipped one."""
+        if self._upsampler is None:
+            self._upsampler = Upsampler.from_pretrained()
+        return self._upsampler
+
+    @property
+    def default_shape(self) -> tuple[int, int, int]:
+        """Frames, height and width of a clip if nothing else is given."""
+        height, width = self.trained_on["sizes"][0]
+        return max(self.trained_on["durations"]), height, width
+
     def save(self, folder: str | Path) -> None:
-        config = {"makes": self.makes, "defaults": self.defaults}
+        config = {"trained_on": self.trained_on, "defaults": self.defaults}
         weights.save(folder, config, vae=self.vae, text=self.text, dit=self.dit)
 
     @torch.inference_mode()
@@ -102,72 +104,92 @@ class Sora:
         guidance_scale: float | None = None,
         negative_prompt: str = "",
         generator: torch.Generator | None = None,
+        upsample: bool = False,
     ) -> np.ndarray:
-        """Makes a clip for each prompt: uint8 (B, num_frames, height, width, 3).
+        """Samples a clip for each prompt: uint8 (B, num_frames, height, width, 3).
 
-        What is not given is what the weights were trained for: 17 frames of 32 x 32 for the shipped
-        ones. Frame counts are rounded up to the next 1 + 4k, and the clip is cut. Words the model has
-        never seen are named in a warning. Raises InputError for an empty prompt and for sizes or
-        lengths the model cannot make.
+        What is not given is what the weights were trained on: 17 frames of 32 x 32 for the shipped
+        ones. Frame counts are rounded up to the next 1 + 4k, and the clip is cut. With `upsample`,
+        short prompts are completed first. Warns of words that the model does not know. Raises
+        InputError for an empty prompt and for sizes or lengths that it was not trained on.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        num_frames = self.makes["num_frames"] if num_frames is None else num_frames
-        height = self.makes["height"] if height is None else height
-        width = self.makes["width"] if width is None else width
-        steps = (
-            self.defaults["num_inference_steps"]
-            if num_inference_steps is None
-            else num_inference_steps
-        )
-        scale = self.defaults["guidance_scale"] if guidance_scale is None else guidance_scale
+        shape = self.default_shape
+        num_frames = shape[0] if num_frames is None else num_frames
+        height = shape[1] if height is None else height
+        width = shape[2] if width is None else width
+        steps = self.default("num_inference_steps", num_inference_steps)
+        scale = self.default("guidance_scale", guidance_scale)
         self.check(prompts, num_frames, height, width)
         check_counts(1, num_inference_steps=steps)
         if not math.isfinite(scale):
             raise InputError(f"guidance_scale must be a number, got {scale}")
+        if upsample:
+            prompts = self.upsampler.complete(prompts, generator, image=num_frames == 1)
         warn_of_unknown(self.text, [*prompts, negative_prompt], stacklevel=4)
-        if self.makes.get("objects", 1) < 2 and any(map(pairs.parse, prompts)):
-            warnings.warn(
-                "these weights were trained on one object, the prompt names two", stacklevel=3
-            )
-        t = 1 + math.ceil((num_frames - 1) / GROUP)
-        grid = grid_of((t, height // self.vae.space, width // self.vae.space), self.dit.patch)
-        numbers = self.vae.channels * math.prod(self.dit.patch)
-        # drawn on the CPU, so that a seed makes the same clip on every device, if not asked otherwise
-        where = generator.device if generator else "cpu"
-        noise = torch.randn(
-            len(prompts), math.prod(grid), numbers, generator=generator, device=where
-        )
-        device = self.device
-        with autocast(device):
-            text, null = self.text(prompts), self.text([negative_prompt] * len(prompts))
-            place = positions(grid, device)
-            velocity = guided(
-                lambda x, t, text: self.dit.velocity(x, t, text, place).float(),
-                text,
-                null,
-                scale,
-                self.defaults.get("guidance_until", 0.0),
-            )
-            levels = noise_levels(steps, self.defaults["shift"]).to(device)
-            *_, x = SAMPLERS[self.defaults["sampler"]](velocity, noise.to(device), levels)
-            video = self.vae.decode(unpatchify(x, grid, self.dit.patch))
+
+        groups = 1 + math.ceil((num_frames - 1) / GROUP)
+        latents = (groups, height // self.vae.space, width // self.vae.space)  # (t, h, w)
+        grid = grid_of(latents, self.dit.patch)
+        noise = self.noise(len(prompts), grid, generator)  # (B, N, P)
+        with autocast(self.device):
+            x = self.sample(prompts, negative_prompt, noise, grid, steps, scale)  # (B, N, P)
+            video = self.vae.decode(unpatchify(x, grid, self.dit.patch))  # (B, 3, T, H, W)
         return to_frames(video)[:, :num_frames]
 
+    def noise(self, count: int, grid: Grid, generator: torch.Generator | None) -> Tensor:
+        """The tokens that sampling starts from (B, N, P). Drawn on the CPU unless the generator is
+        elsewhere, so that a seed gives the same clip on every device."""
+        numbers = self.vae.channels * math.prod(self.dit.patch)
+        shape = (count, math.prod(grid), numbers)
+        device = generator.device if generator else "cpu"
+        return torch.randn(shape, generator=generator, device=device).to(self.device)
+
+    def sample(
+        self,
+        prompts: list[str],
+        negative_prompt: str,
+        noise: Tensor,
+        grid: Grid,
+        steps: int,
+        scale: float,
+    ) -> Tensor:
+        """Solves the flow from noise (B, N, P) at t = 1 to clean tokens (B, N, P) at t = 0."""
+        text = self.text(prompts)  # (B, L, text width)
+        null = self.text([negative_prompt] * len(prompts))  # (B, L, text width)
+        token_positions = positions(grid, self.device)  # (N, 3)
+        velocity = guided(
+            lambda x, t, text: self.dit.velocity(x, t, text, token_positions).float(),
+            text,
+            null,
+            scale,
+            self.defaults.get("guidance_until", 0.0),
+        )
+        levels = noise_levels(steps, self.defaults["shift"]).to(self.device)  # (steps + 1,)
+        *_, x = SAMPLERS[self.defaults["sampler"]](velocity, noise, levels)
+        return x
+
+    def default(self, name: str, given: Any) -> Any:
+        return self.defaults[name] if given is None else given
+
     def check(self, prompts: list[str], num_frames: int, height: int, width: int) -> None:
-        """Raises InputError for what the model cannot make."""
+        """Raises InputError for an empty prompt, and for sizes that were not trained on."""
         if not prompts or not all(map(self.text.has_words, prompts)):
             raise InputError(
                 "the prompt is empty: say what to show, "
                 'e.g. "a small red circle moving left on a black background"'
             )
-        most = self.makes["num_frames"]
+        most = max(self.trained_on["durations"])
         if not 1 <= num_frames <= most:
-            near = min(max(num_frames, 1), most)
+            nearest = min(max(num_frames, 1), most)
             raise InputError(
-                f"these weights make 1 to {most} frames, got {num_frames}: the nearest is {near}"
+                f"these weights make 1 to {most} frames, got {num_frames}: the nearest is {nearest}"
             )
-        if (height, width) != (self.makes["height"], self.makes["width"]):
-            size = f"{self.makes['height']} x {self.makes['width']}"
+        sizes = self.trained_on["sizes"]
+        if [height, width] not in sizes:
+            nearest = min(sizes, key=lambda size: abs(size[0] - height) + abs(size[1] - width))
+            known = ", ".join(f"{h} x {w}" for h, w in sizes)
             raise InputError(
-                f"these weights make frames of {size}, got {height} x {width}: the nearest is {size}"
+                f"these weights make frames of {known}, got {height} x {width}: "
+                f"the nearest is {nearest[0]} x {nearest[1]}"
             )

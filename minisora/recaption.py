@@ -1,8 +1,9 @@
-"""Re-captioning: clips with captions as people write them, short, with typos and sometimes wrong,
-get the captions that a captioner writes, in a share of `mix`. Both are kept.
+"""Re-captioning: a captioner writes new captions for a set of clips, which replace a share `mix` of
+the old ones. Both are kept.
 
-Source: Betker et al., "Improving Image Generation with Better Captions" (DALL-E 3, 2023), which found
-95% synthetic captions best; the Sora report does the same for video.
+The old captions are like people's: short, some with typos, some wrong. Source: Betker et al.,
+"Improving Image Generation with Better Captions" (DALL-E 3, 2023), which found 95% synthetic
+captions best; the Sora report does the same for video.
 """
 
 import hashlib
@@ -14,45 +15,20 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from minisora import video, world
+from minisora import draws, video
 from minisora.captioner import Captioner
-from minisora.data import ClipData
 from minisora.errors import InputError, check_counts, check_seed, check_shares
 from minisora.files import check_writable
 from minisora.weights import fingerprint, shipped
-
-KINDS = (
-    tuple(world.shapes.COLORS),
-    world.shapes.SHAPES,
-    tuple(sorted(world.shapes.DIRECTIONS, key=len, reverse=True)),  # diagonals first
-)  # what a wrong word is taken from
+from minisora.world import Mixture, language
 
 
-def human_caption(clip: world.Clip, rng: np.random.Generator, wrong: float, typos: float) -> str:
-    """A short caption; with chance `wrong` a color, shape or direction is another one than the
-    clip shows, with chance `typos` a word has lost a letter."""
-    caption = clip.short_caption
-    if rng.random() < wrong:
-        said = [(kind, next((word for word in kind if word in caption), "")) for kind in KINDS]
-        named = [(kind, word) for kind, word in said if word]
-        kind, word = named[rng.integers(len(named))]
-        others = [other for other in kind if other != word]
-        caption = caption.replace(word, others[rng.integers(len(others))], 1)
-    if rng.random() < typos:
-        words = caption.split()
-        which = int(np.argmax([(len(word) - 1) * rng.random() for word in words]))
-        letter = rng.integers(1, max(2, len(words[which])))
-        words[which] = words[which][:letter] + words[which][letter + 1 :]
-        caption = " ".join(words)
-    return caption
-
-
-def recaption(
+def recaption_clips(
     out: str,
     folder: str | None = None,
     clips: int = 24_000,
     seed: int = 0,
-    pairs: float = 0.0,
+    worlds: dict[str, float] | None = None,
     wrong: float = 0.1,
     typos: float = 0.1,
     mix: float = 0.95,
@@ -65,57 +41,63 @@ def recaption(
     Args:
         out: the file to write, .jsonl; its first line says how it was made.
         folder: clips of your own, with their captions in captions.jsonl, lines of
-            {"file": "a.mp4", "caption": "..."}; else the toy world's.
-        clips: how many of the toy world's.
-        seed: of the toy world, and of every draw.
-        pairs: of the toy world's clips, the share with two objects.
-        wrong: of the toy world's human captions, the share that say something false.
-        typos: of the toy world's human captions, the share with a word misspelled.
+            {"file": "a.mp4", "caption": "..."}; else the toy worlds' clips.
+        clips: number of toy clips.
+        seed: of the toy clips, and of every draw.
+        worlds: share of each toy world, such as {"pairs": 0.45, "shapes": 0.55} (default: shapes).
+        wrong: share of the toy clips' human captions that say something false.
+        typos: share of the toy clips' human captions with a misspelled word.
         mix: share of clips that get the synthetic caption.
         weights: folder of the captioner (default: the shipped one).
         batch: clips captioned at once.
     """
-    check_shares(pairs=pairs, wrong=wrong, typos=typos, mix=mix)
+    check_shares(wrong=wrong, typos=typos, mix=mix)
     check_counts(1, clips=clips, batch=batch)
     check_seed(seed)
     head: dict[str, Any] = {"folder": folder, "clips": clips, "seed": seed, "mix": mix}
     head["captioner"] = fingerprint(weights or shipped(), "captioner")
-    own = OwnClips(Path(folder)) if folder else None
-    source = ToyClips(seed, pairs, wrong, typos) if own is None else own
-    count = len(own) if own else clips
-    if own:
-        head |= {"clips": count, "list": own.fingerprint}
+    source: ToyClips | OwnClips
+    if folder:
+        source = OwnClips(Path(folder))
+        head |= {"clips": len(source), "list": source.fingerprint}
     else:
-        head |= {"pairs": pairs, "wrong": wrong, "typos": typos}
+        source = ToyClips(Mixture(worlds or {"shapes": 1.0}), clips, seed, wrong, typos)
+        head |= {"worlds": source.worlds, "wrong": wrong, "typos": typos}
     captioner = Captioner.from_pretrained(weights)
     done = lines_done(Path(out), head)
-    bar = tqdm(total=count, initial=done, desc="captioning", unit="clip")
+    bar = tqdm(total=len(source), initial=done, desc="captioning", unit="clip")
     with open(out, "a") as file:
-        for start in range(done, count, batch):
-            numbers = range(start, min(start + batch, count))
+        for start in range(done, len(source), batch):
+            numbers = range(start, min(start + batch, len(source)))
             names, frames, human = zip(*(source[number] for number in numbers), strict=True)
             synthetic = caption_all(captioner, list(frames))
-            for number, *row in zip(numbers, names, human, synthetic, strict=True):
-                chosen = (
-                    row[2] if np.random.default_rng((seed, number, 5)).random() < mix else row[1]
-                )
-                keys = ("clip", "human", "synthetic", "caption")
-                file.write(json.dumps(dict(zip(keys, (*row, chosen), strict=True))) + "\n")
+            for number, name, old, new in zip(numbers, names, human, synthetic, strict=True):
+                chosen = new if draws.rng("caption choice", seed, number).random() < mix else old
+                row = {"clip": name, "human": old, "synthetic": new, "caption": chosen}
+                file.write(json.dumps(row) + "\n")
             file.flush()
             bar.update(len(numbers))
     bar.close()
 
 
 class ToyClips:
-    """Name, frames and human caption of each of the toy world's clips."""
+    """Name, frames and human caption of each clip of a mixture of worlds."""
 
-    def __init__(self, seed: int, pairs: float, wrong: float, typos: float) -> None:
-        self.data, self.rates = ClipData(seed=seed, pairs=pairs), (wrong, typos)
+    def __init__(self, source: Mixture, count: int, seed: int, wrong: float, typos: float) -> None:
+        self.source, self.count, self.seed = source, count, seed
+        self.wrong, self.typos = wrong, typos
+
+    @property
+    def worlds(self) -> dict[str, float]:
+        return {name: share for name, share in self.source.shares.items() if share}
+
+    def __len__(self) -> int:
+        return self.count
 
     def __getitem__(self, number: int) -> tuple[str | int, np.ndarray, str]:
-        clip = self.data.render(number)
-        rng = np.random.default_rng((self.data.seed, number, 6))
-        return number, clip.frames, human_caption(clip, rng, *self.rates)
+        clip = self.source.clip(self.seed, number)
+        rng = draws.rng("human caption", self.seed, number)
+        return number, clip.frames, language.human_caption(clip, rng, self.wrong, self.typos)
 
 
 class OwnClips:
@@ -144,7 +126,7 @@ class OwnClips:
 
 
 def caption_all(captioner: Captioner, clips: list[np.ndarray]) -> list[str]:
-    """Captions of clips, in one go if they are of one size."""
+    """Captions of clips, in one batch if they are of one size."""
     if len({clip.shape for clip in clips}) == 1:
         return captioner(np.stack(clips))
     return [captioner(clip[None])[0] for clip in clips]
@@ -170,28 +152,27 @@ def read_lines(path: Path, keys: tuple[str, ...]) -> list[dict[str, Any]]:
 
 
 def lines_done(path: Path, head: dict[str, Any]) -> int:
-    """How many clips `path` has already, after cutting off a line that was not finished. A new file
-    gets its first line. Raises InputError if it was made in another way."""
+    """The number of clips that `path` has already, after an unfinished line is cut off. A new file
+    gets its first line. Raises InputError if the file was made with other settings."""
     check_writable(path)
     if not path.exists():
         path.write_text(json.dumps(head) + "\n")
         return 0
-    whole = path.read_bytes()
-    end = whole.rfind(b"\n") + 1
+    content = path.read_bytes()
     try:
-        was = dict(json.loads(whole[: whole.index(b"\n")]))
+        old = dict(json.loads(content[: content.index(b"\n")]))
     except (ValueError, TypeError):
         raise InputError(
             f"{path} is no file of captions that was begun here: move it away"
         ) from None
-    if was != head:
+    if old != head:
         changed = [
-            f"{key} {was.get(key)}, now {head.get(key)}"
-            for key in was | head
-            if was.get(key) != head.get(key)
+            f"{key} {old.get(key)}, now {head.get(key)}"
+            for key in old | head
+            if old.get(key) != head.get(key)
         ]
         raise InputError(
-            f"{path} was made otherwise ({'; '.join(changed)}): move it away or do the same"
+            f"{path} was made with other settings ({'; '.join(changed)}): move it away, or use the same"
         )
-    os.truncate(path, end)
-    return whole.count(b"\n") - 1
+    os.truncate(path, content.rfind(b"\n") + 1)
+    return content.count(b"\n") - 1

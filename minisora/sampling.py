@@ -1,5 +1,7 @@
-"""Samplers: solve dx/dt = v(x, t) from noise (t = 1) to data (t = 0). Generators, so every step
-can be watched."""
+"""Samplers: integrate dx/dt = v(x, t) from noise (t = 1) to data (t = 0).
+
+They are generators that yield x after every step, so the whole path can be watched.
+"""
 
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -7,36 +9,40 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from minisora.flow import shifted
+from minisora.flow import shift_levels
 
 Velocity = Callable[[Tensor, Tensor], Tensor]  # v(x, t) of x (B, ...) at noise levels t (B,)
 
 
 def noise_levels(steps: int, shift: float = 1.0) -> Tensor:
-    """The levels a sampler visits: steps + 1 of them from 1 to 0, nearer to noise for a larger
-    shift."""
-    return shifted(torch.linspace(1, 0, steps + 1), shift)
+    """The noise levels of a sampler: (steps + 1,), from 1 to 0.
+
+    A larger shift spends more of the steps near noise.
+    """
+    return shift_levels(torch.linspace(1, 0, steps + 1), shift)
 
 
 def euler(velocity: Velocity, x: Tensor, levels: Tensor) -> Iterator[Tensor]:
-    """Follows the velocity at the start of each step; yields x after every step."""
-    for now, then in pairwise(levels):
-        x = x + (then - now) * velocity(x, now.expand(len(x)))
+    """Follows the velocity at the start of each step."""
+    for t, t_next in pairwise(levels):
+        # t_next < t, so the step goes against the velocity, which points to noise
+        x = x + (t_next - t) * velocity(x, t.expand(len(x)))  # (B, ...)
         yield x
 
 
 def heun(velocity: Velocity, x: Tensor, levels: Tensor) -> Iterator[Tensor]:
-    """Averages the velocities at both ends of each step, two evaluations each (Karras et al., EDM,
-    algorithm 1).
+    """Averages the velocities at both ends of each step: two evaluations per step.
 
-    The last step is Euler's: at t = 0 there is no velocity to ask for.
+    Source: Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models"
+    (EDM, 2022), algorithm 1.
     """
-    for now, then in pairwise(levels):
-        first = velocity(x, now.expand(len(x)))
-        step = x + (then - now) * first
-        if then > 0:
-            step = x + (then - now) * (first + velocity(step, then.expand(len(x)))) / 2
-        x = step
+    for t, t_next in pairwise(levels):
+        first = velocity(x, t.expand(len(x)))  # (B, ...)
+        end = x + (t_next - t) * first  # (B, ...), Euler's step
+        if t_next > 0:  # the last step stays Euler's: at t = 0 there is no velocity
+            second = velocity(end, t_next.expand(len(x)))  # (B, ...)
+            end = x + (t_next - t) * (first + second) / 2
+        x = end
         yield x
 
 
@@ -47,22 +53,27 @@ def guided(
     scale: float,
     until: float = 0.0,
 ) -> Velocity:
-    """Classifier-free guidance: v_null + scale (v_text - v_null), both in one batch. At scale 1,
-    and once the noise level t has fallen below `until`, only the text is asked.
+    """Classifier-free guidance: v_null + scale (v_text - v_null).
 
-    velocity(x, t, text); text and null: (B, L, width). Sources: Ho & Salimans, "Classifier-Free
-    Diffusion Guidance" (2022); Kynkäänniemi et al., "Applying Guidance in a Limited Interval
-    Improves Sample and Distribution Quality in Diffusion Models" (2024).
+    The guided velocity takes t as (B,), or (B, N) per token. It computes v_text alone, at half the
+    cost, if scale is 1, or if all noise levels are below `until`. velocity: (x, t, text) -> v;
+    text and null: (B, L, width).
+
+    Sources: Ho & Salimans, "Classifier-Free Diffusion Guidance" (2022); Kynkäänniemi et al.,
+    "Applying Guidance in a Limited Interval Improves Sample and Distribution Quality in Diffusion
+    Models" (2024).
     """
     if scale == 1:
         return lambda x, t: velocity(x, t, text)
-    both = torch.cat([text, null])
+    both = torch.cat([text, null])  # (2 B, L, width)
 
     def guided_velocity(x: Tensor, t: Tensor) -> Tensor:
-        if t[0] < until:
+        # the highest level is that of the unknown tokens; known tokens stay at 0
+        if t.max() < until:
             return velocity(x, t, text)
-        with_text, without = velocity(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
-        return without + scale * (with_text - without)
+        v = velocity(torch.cat([x, x]), torch.cat([t, t]), both)  # (2 B, ...), in one batch
+        with_text, without = v.chunk(2)  # (B, ...) each
+        return without + scale * (with_text - without)  # (B, ...)
 
     return guided_velocity
 

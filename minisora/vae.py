@@ -1,13 +1,13 @@
 """The video VAE: compresses time by 4 and space by 4 or 8. An image is a one-frame video.
 
-Frames form groups: the first frame alone (held for four frames), then fours. The encoder looks
-only inside a group, so a latent is a picture of its own four frames and of nothing else. The
-decoder is causal over groups and joins them. Both start as the linear PCA of patches; what the
-convolutions learn is added to it.
+Frames form groups: the first frame alone (repeated to fill its group), then fours. The encoder
+works inside one group, so a latent depends on its own four frames only. The decoder is causal over
+groups and joins them. Both start as the linear PCA of patches; convolutions learn a correction.
 """
 
 from collections.abc import Iterable, Iterator
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -18,8 +18,21 @@ from minisora.errors import InputError, check_counts
 GROUP = 4  # frames in a group
 
 
-def grouped(video: Tensor) -> Tensor:
-    """Holds the first frame for a whole group: (B, 3, 1 + 4k, H, W) -> (B, 3, 4 + 4k, H, W)."""
+def to_pixels(frames: np.ndarray | Tensor) -> Tensor:
+    """uint8 (B, T, H, W, 3) -> float (B, 3, T, H, W) in [-1, 1]."""
+    return torch.as_tensor(frames).movedim(-1, 1).float() / 127.5 - 1
+
+
+def to_frames(video: Tensor) -> np.ndarray:
+    """(B, 3, T, H, W), clipped to [-1, 1] -> uint8 (B, T, H, W, 3)."""
+    return ((video.float().clamp(-1, 1) + 1) * 127.5).round().byte().movedim(1, -1).cpu().numpy()
+
+
+def group_frames(video: Tensor) -> Tensor:
+    """Repeats the first frame to fill its group: (B, 3, 1 + 4k, H, W) -> (B, 3, 4 + 4k, H, W).
+
+    Raises InputError for other frame counts.
+    """
     if video.shape[2] % GROUP != 1:
         near = max(1, (video.shape[2] - 1) // GROUP * GROUP + 1)
         raise InputError(
@@ -30,31 +43,31 @@ def grouped(video: Tensor) -> Tensor:
 
 
 class RMSNorm(nn.Module):
-    """Normalizes the channels of every position by their root mean square: (B, C, ...) -> the
-    same."""
+    """Divides the channels at each position by their root mean square: (B, C, ...) -> same."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.gain = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.normalize(x, dim=1) * (self.gain * self.gain.numel() ** 0.5).view(
-            -1, *[1] * (x.ndim - 2)
-        )
+        # F.normalize divides by the norm, which is sqrt(C) times the root mean square
+        gain = self.gain * self.gain.numel() ** 0.5  # (C,)
+        return F.normalize(x, dim=1) * gain.view(-1, *[1] * (x.ndim - 2))  # (B, C, ...)
 
 
 class CausalConv(nn.Conv3d):
-    """A 3 x 3 convolution that also sees `kernel - 1` groups back in time and none ahead."""
+    """A 3 x 3 convolution over space that also sees the `kernel` - 1 groups before, none after."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
         super().__init__(inputs, outputs, (kernel, 3, 3), padding=(0, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(F.pad(x, (0, 0, 0, 0, self.kernel_size[0] - 1, 0)))
+        before = self.kernel_size[0] - 1  # zeros in front keep the number of groups
+        return super().forward(F.pad(x, (0, 0, 0, 0, before, 0)))  # (B, outputs, t, h, w)
 
 
 class Block(nn.Module):
-    """A residual block. `kernel` 1 looks inside a group, 2 one group back."""
+    """A residual block. `kernel` 1 stays inside a group, 2 also sees the group before."""
 
     def __init__(self, width: int, kernel: int) -> None:
         super().__init__()
@@ -62,12 +75,12 @@ class Block(nn.Module):
         self.first = CausalConv(width, width, kernel)
         self.second = CausalConv(width, width, 1)
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, width, t, h, w)
-        return x + self.second(F.silu(self.first(self.norm(x))))
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.second(F.silu(self.first(self.norm(x))))  # (B, width, t, h, w)
 
 
 def trunk(inputs: int, outputs: int, width: int, depth: int, kernel: int) -> nn.Sequential:
-    """Blocks between two linear layers, the last of which starts at zero."""
+    """Residual blocks between two linear layers. The last one starts at zero."""
     last = nn.Conv3d(width, outputs, 1)
     for p in last.parameters():
         nn.init.zeros_(p)
@@ -76,11 +89,10 @@ def trunk(inputs: int, outputs: int, width: int, depth: int, kernel: int) -> nn.
 
 
 class VAE(nn.Module):
-    """Encodes (B, 3, 1 + 4k, H, W) in [-1, 1] to latents (B, channels, 1 + k, H / space, W /
-    space) and back.
+    """Encodes video (B, 3, 1 + 4k, H, W) in [-1, 1] as latents (B, channels, 1 + k, h, w).
 
-    Source: Kingma & Welling, "Auto-Encoding Variational Bayes" (2013); the video compression
-    network of the Sora report.
+    h = H / space and w = W / space. Sources: Kingma & Welling, "Auto-Encoding Variational Bayes"
+    (2013); the video compression network of the Sora report.
     """
 
     def __init__(self, channels: int = 8, space: int = 4, width: int = 64, depth: int = 3) -> None:
@@ -99,8 +111,10 @@ class VAE(nn.Module):
         self.decoder = trunk(channels, numbers, width, depth, kernel=2)
 
     def fold(self, groups: Tensor) -> Tensor:
-        """Cuts whole groups (B, 3, 4t, H, W) into patches and lays each patch's numbers along the
-        channels: (B, numbers, t, h, w)."""
+        """Cuts whole groups (B, 3, 4t, H, W) into patches, their numbers as channels.
+
+        Returns (B, numbers, t, h, w). Raises InputError if H or W is no multiple of `space`.
+        """
         if any(side % self.space for side in groups.shape[3:]):
             height, width = groups.shape[3:]
             raise InputError(f"sizes must be multiples of {self.space}, got {height} x {width}")
@@ -108,42 +122,44 @@ class VAE(nn.Module):
         return rearrange(groups, "b c (t f) (h p) (w q) -> b (c f p q) t h w", **cut)
 
     def unfold(self, patches: Tensor) -> Tensor:
+        """The inverse of `fold`: (B, numbers, t, h, w) -> (B, 3, 4t, H, W)."""
         cut = {"c": 3, "f": GROUP, "p": self.space, "q": self.space}
         return rearrange(patches, "b (c f p q) t h w -> b c (t f) (h p) (w q)", **cut)
 
     def posterior(self, video: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of the latents' distribution."""
-        return self._encode_groups(grouped(video))
+        """Mean and log-variance of the latents' distribution: (B, channels, 1 + k, h, w) each."""
+        return self._encode_groups(group_frames(video))
 
     def encode(self, video: Tensor) -> Tensor:
+        """The mean of the posterior: (B, 3, 1 + 4k, H, W) -> (B, channels, 1 + k, h, w)."""
         return self.posterior(video)[0]
 
     def _encode_groups(self, groups: Tensor) -> tuple[Tensor, Tensor]:
         patches = self.fold(groups)  # (B, numbers, t, h, w)
         residual, log_variance = self.encoder(patches).chunk(2, dim=1)  # (B, channels, t, h, w)
-        # training starts with little noise, a deviation of e^-3, and finds its own
+        # training starts with little noise, a standard deviation of e^-3, and adjusts it
         return self.encode_linear(patches) + residual, (log_variance - 6.0).clamp(-14.0, 4.0)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """(B, channels, 1 + k, h, w) -> (B, 3, 1 + 4k, H, W). The first group keeps only its last
-        frame."""
-        return self._decode_groups(latents)[:, :, GROUP - 1 :]
+        """Latents (B, channels, 1 + k, h, w) -> video (B, 3, 1 + 4k, H, W)."""
+        # of the first group only the last frame is kept, the others are its copies
+        return self._decode_groups(latents)[:, :, GROUP - 1 :]  # (B, 3, 1 + 4k, H, W)
 
     def _decode_groups(self, latents: Tensor) -> Tensor:
-        return self.unfold(self.decode_linear(latents) + self.decoder(latents))
+        patches = self.decode_linear(latents) + self.decoder(latents)  # (B, numbers, t, h, w)
+        return self.unfold(patches)  # (B, 3, 4t, H, W)
 
     def encode_stream(self, frames: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Encodes frames (B, 3, H, W) as they come; yields a latent (B, channels, 1, h, w) for
-        each finished group.
+        """Encodes frames (B, 3, H, W) as they arrive; yields one latent per finished group.
 
-        Raises InputError if the stream ends inside a group.
+        A latent is (B, channels, 1, h, w). Raises InputError if the stream ends inside a group.
         """
         group: list[Tensor] = []
         for number, frame in enumerate(frames):
             group.append(frame)
             if number == 0 or len(group) == GROUP:
-                whole = group * GROUP if number == 0 else group  # the first frame is held
-                yield self._encode_groups(torch.stack(whole, dim=2))[0]
+                whole = group * GROUP if number == 0 else group  # the first frame is repeated
+                yield self._encode_groups(torch.stack(whole, dim=2))[0]  # (B, channels, 1, h, w)
                 group = []
         if group:
             short = GROUP - len(group)
@@ -152,33 +168,33 @@ class VAE(nn.Module):
             )
 
     def decode_stream(self, latents: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Decodes latents (B, channels, 1, h, w) as they come; yields (B, 3, 1, H, W), then (B, 3,
-        4, H, W) each.
+        """Decodes latents (B, channels, 1, h, w) as they arrive, with bounded memory.
 
-        The decoder sees `depth` groups back, so no more than these are kept.
+        Yields (B, 3, 1, H, W) first, then (B, 3, 4, H, W) for each latent.
         """
         past: list[Tensor] = []
         for number, latent in enumerate(latents):
+            # each block sees one group back, so the decoder sees `depth` of them
             past = [*past[-self.depth :], latent]
-            frames = self._decode_groups(torch.cat(past, dim=2))[:, :, -GROUP:]
+            frames = self._decode_groups(torch.cat(past, dim=2))[:, :, -GROUP:]  # (B, 3, 4, H, W)
             yield frames if number else frames[:, :, GROUP - 1 :]
 
     @torch.no_grad()
     def start_from_pca(self, video: Tensor) -> None:
-        """Sets the linear path to the PCA of the video's patches, the best linear code of this
-        size.
+        """Sets the linear layers to the PCA of the video's patches, the best linear code.
 
-        Latents keep 30% of the principal components' spread (in logarithm) and have mean square 1:
-        noise then drowns fine detail first and the layout of the picture last.
+        Latents keep 30% of the spread between principal components (in logarithms) and have mean
+        square 1, so that growing noise hides fine detail first and the layout last.
         """
-        patches = rearrange(self.fold(grouped(video)), "b n t h w -> (b t h w) n").double()
-        mean = patches.mean(0)
-        variances, directions = torch.linalg.eigh(
-            (patches - mean).T @ (patches - mean) / len(patches)
-        )
+        folded = self.fold(group_frames(video))  # (B, numbers, t, h, w)
+        patches = rearrange(folded, "b n t h w -> (b t h w) n").double()  # (M, numbers)
+        mean = patches.mean(0)  # (numbers,)
+        covariance = (patches - mean).T @ (patches - mean) / len(patches)  # (numbers, numbers)
+        variances, directions = torch.linalg.eigh(covariance)  # in ascending order
         top = directions[:, -self.channels :].flip(1)  # (numbers, channels)
-        deviation = variances[-self.channels :].flip(0).clamp(min=1e-8).sqrt()
-        gain = deviation**-0.7 / (deviation**0.6).mean().sqrt()
+        deviation = variances[-self.channels :].flip(0).clamp(min=1e-8).sqrt()  # (channels,)
+        # latents get the standard deviation deviation^0.3, up to a common factor
+        gain = deviation**-0.7 / (deviation**0.6).mean().sqrt()  # (channels,)
         for layer, weight, bias in (
             (self.encode_linear, (top * gain).T, -(top * gain).T @ mean),
             (self.decode_linear, top / gain, mean),
@@ -189,10 +205,14 @@ class VAE(nn.Module):
 def vae_loss(
     vae: VAE, video: Tensor, generator: torch.Generator, kl_weight: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Squared error of the reconstruction from a drawn latent, plus the weighted KL divergence
-    from N(0, 1), both as means per element. Returns loss, reconstruction error, KL."""
-    mean, log_variance = vae.posterior(video)
-    eps = torch.randn(mean.shape, generator=generator).to(mean)
-    error = F.mse_loss(vae.decode(mean + (0.5 * log_variance).exp() * eps).float(), video)
+    """The VAE's loss, its reconstruction error and its KL divergence from N(0, 1), three scalars.
+
+    The error is the mean square per pixel of the video decoded from a random latent. The KL
+    divergence is a mean per latent number. video: (B, 3, 1 + 4k, H, W).
+    """
+    mean, log_variance = vae.posterior(video)  # (B, channels, 1 + k, h, w) each
+    eps = torch.randn(mean.shape, generator=generator).to(mean)  # (B, channels, 1 + k, h, w)
+    rebuilt = vae.decode(mean + (0.5 * log_variance).exp() * eps)  # (B, 3, 1 + 4k, H, W)
+    error = F.mse_loss(rebuilt.float(), video)
     kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
     return error + kl_weight * kl, error, kl

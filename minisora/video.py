@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image, ImageSequence
 
 from minisora.errors import InputError, check_counts, check_frames
-from minisora.files import check_writable, whole
+from minisora.files import atomic, check_writable
 
 SUFFIXES = (".mp4", ".gif", ".png", ".webp")
-# what PyAV, Pillow and NumPy raise for damaged files
+# the exceptions that PyAV, Pillow and NumPy raise for damaged files
 DAMAGE = (
     av.FFmpegError,
     OSError,
@@ -27,8 +27,8 @@ DAMAGE = (
 def read(path: str | Path) -> np.ndarray:
     """All frames of a video or image, uint8 (T, H, W, 3). Raises InputError if it cannot be read.
 
-    gif and webp keep a frame that does not change once, with its duration: it is repeated here for
-    every eighth of a second.
+    gif and webp store a frame that does not change once, with its duration; it is repeated here
+    for every eighth of a second.
     """
     path = Path(path)
     if not path.is_file():
@@ -78,7 +78,7 @@ def write(path: str | Path, frames: np.ndarray, fps: float = 8, scale: int = 1) 
         raise InputError(f"fps must be from 1 to 1000, got {fps}")
     frames = frames.repeat(scale, axis=1).repeat(scale, axis=2)
     try:
-        with whole(path) as partial:
+        with atomic(path) as partial:
             if partial.suffix == ".mp4":
                 write_mp4(partial, frames, fps)
             elif partial.suffix == ".png":

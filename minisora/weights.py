@@ -1,35 +1,75 @@
-"""Weights on disk: a folder with config.json and one bfloat16 safetensors file per part."""
+"""Weights on disk: a *bundle* is a folder with config.json and one safetensors file per network.
 
+config.json holds, for each part ("vae", "text", "dit", "captioner", "upsampler"), its class and the
+arguments that build it again; and for a video model `trained_on` and `defaults` (see `Sora`).
+Weights are stored in bfloat16.
+"""
+
+import contextlib
 import hashlib
+import importlib
 import json
+import re
+import sys
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from minisora.errors import InputError
-from minisora.files import whole, write_whole
+from minisora.files import atomic, write_text
 
 Part = TypeVar("Part", bound=nn.Module)
 
+# Bundles from before 2026-11-28 name no classes, and two of their tensors differently.
+OLD_CLASSES = {
+    "vae": "minisora.vae.VAE",
+    "text": "minisora.text.TextEncoder",
+    "dit": "minisora.dit.DiT",
+    "captioner": "minisora.captioner.Captioner",
+    "upsampler": "minisora.upsampler.Upsampler",
+}
+OLD_NAMES = {r"\bplace\b": "position_embed", r"\bword_place\b": "word_position_embed"}
+
 
 def shipped() -> Path:
-    """The weights that come with the package: inside it when installed from a wheel, else in the
+    """The bundle that comes with the package: inside it when installed from a wheel, else in the
     checkout's data/."""
     inside = Path(__file__).parent / "weights"
     return inside if inside.is_dir() else Path(__file__).parent.parent / "data" / "weights"
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
+    """The bundle's config.json, old ones brought to the present form. Raises InputError if the
+    folder has none."""
     path = Path(folder) / "config.json"
     if not path.is_file():
         raise InputError(
             f"no weights in {folder}: it has no config.json; give a folder that `minisora fit` wrote"
         )
-    return read_object(path)
+    return upgrade(read_object(path))
+
+
+def upgrade(config: dict[str, Any]) -> dict[str, Any]:
+    """Adds the classes of the parts, and `trained_on` in place of `makes`, to an old config."""
+    new = dict(config)
+    for name, path in OLD_CLASSES.items():
+        if name in config and "class" not in config[name]:
+            pretrained = name == "text" and "source" in config[name]
+            path = "minisora.text.PretrainedEncoder" if pretrained else path
+            new[name] = {"class": path, "config": config[name]}
+    if old := new.pop("makes", None):
+        new["trained_on"] = {
+            "worlds": ["pairs", "shapes"] if old.get("objects", 1) > 1 else ["shapes"],
+            "sizes": [[old["height"], old["width"]]],
+            "durations": list(range(1, old["num_frames"] + 1, 4)),
+            "modes": ["text"],
+            "fps": 8,
+        }
+    return new
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -43,8 +83,8 @@ def read_object(path: Path) -> dict[str, Any]:
     return content
 
 
-def kept(path: Path) -> dict[str, Any]:
-    """What the file holds of earlier runs. A damaged one is put aside."""
+def read_or_set_aside(path: Path) -> dict[str, Any]:
+    """The JSON object in a file, {} if there is none. A damaged file is renamed and kept."""
     try:
         return read_object(path) if path.exists() else {}
     except InputError:
@@ -53,32 +93,32 @@ def kept(path: Path) -> dict[str, Any]:
 
 
 def save(folder: str | Path, config: dict[str, Any], **parts: nn.Module) -> None:
-    """Writes each part in bfloat16 beside config.json, which gains the part's own `config`. Files
-    appear whole or not at all; what the folder already has of other parts stays, but for a damaged
-    config.json, which is put aside."""
+    """Writes each part in bfloat16 and updates config.json. Every part has a `config`, the
+    arguments that build it again. Other parts in the folder stay as they are."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    config = kept(folder / "config.json") | config
+    config = upgrade(read_or_set_aside(folder / "config.json")) | config
     for name, part in parts.items():
-        config[name] = part.config
+        kind = type(part)
+        config[name] = {"class": f"{kind.__module__}.{kind.__qualname__}", "config": part.config}
         tensors = {
             key: value.detach().to("cpu", torch.bfloat16).contiguous()
             for key, value in part.state_dict().items()
         }
-        with whole(folder / f"{name}.safetensors") as partial:
+        with atomic(folder / f"{name}.safetensors") as partial:
             save_file(tensors, partial, metadata={"format": "pt"})
-    write_whole(folder / "config.json", json.dumps(config, indent=1) + "\n")
+    write_text(folder / "config.json", json.dumps(config, indent=1) + "\n")
 
 
-def note(folder: str | Path, name: str, record: dict[str, Any]) -> None:
-    """Keeps `record` under `name` in the folder's provenance.json. A damaged one is put aside."""
+def record_provenance(folder: str | Path, name: str, record: dict[str, Any]) -> None:
+    """Stores how part `name` was trained in the folder's provenance.json."""
     path = Path(folder) / "provenance.json"
-    write_whole(path, json.dumps(kept(path) | {name: record}, indent=1) + "\n")
+    write_text(path, json.dumps(read_or_set_aside(path) | {name: record}, indent=1) + "\n")
 
 
 def fingerprint(folder: str | Path, name: str) -> str:
-    """Eight digits that tell these weights of part `name` from others. Raises InputError if there
-    are none."""
+    """Eight hex digits that identify the weights of part `name`. Raises InputError if there are
+    none."""
     try:
         return hashlib.sha256((Path(folder) / f"{name}.safetensors").read_bytes()).hexdigest()[:8]
     except OSError:
@@ -86,39 +126,68 @@ def fingerprint(folder: str | Path, name: str) -> str:
 
 
 def load(folder: str | Path, name: str, kind: type[Part]) -> Part:
-    """Builds part `name` from its config and loads its weights, in float32 and ready to use.
+    """Builds part `name`, a `kind`, from its config and loads its weights: float32, on the CPU, in
+    eval mode, frozen.
 
-    Raises InputError for a missing or damaged file, and for weights that do not fit the config,
-    naming the key.
+    Raises InputError for a missing or damaged file, an unknown class, and for weights that do not
+    fit the config; the message names the key.
     """
-    config = read_config(folder)
-    path = Path(folder) / f"{name}.safetensors"
+    config, path = read_config(folder), Path(folder) / f"{name}.safetensors"
     if name not in config:
-        raise InputError(
-            f"{folder} holds no {name}: its config.json has {', '.join(config) or 'nothing'}"
-        )
+        held = ", ".join(config) or "nothing"
+        raise InputError(f"{folder} holds no {name}: its config.json has {held}")
     if not path.is_file():
         raise InputError(f"no weights in {path}: the file is missing")
+    part = build(config[name], kind, Path(folder) / "config.json", name)
+    part.load_state_dict(read_tensors(path, part.state_dict()))
+    return part.eval().requires_grad_(False)
+
+
+def build(entry: dict[str, Any], kind: type[Part], source: Path, name: str) -> Part:
+    """The network that an entry {"class", "config"} of config.json describes, untrained."""
     try:
-        part = kind(**config[name])
-    except TypeError as error:
+        with torch.random.fork_rng(devices=[]):  # loading weights must not shift other draws
+            return class_named(entry["class"], kind)(**entry["config"])
+    except (TypeError, KeyError) as error:
+        raise InputError(f"{source} does not fit this version ({name}): {error}") from None
+
+
+def class_named(path: str, kind: type[Part]) -> type[Part]:
+    """The class at a dotted path. Only modules of minisora are imported for it, so that a config
+    from somebody else cannot run code; import a class of your own before you load its weights."""
+    module, _, name = path.rpartition(".")
+    if module.split(".")[0] == "minisora":
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module)
+    found = getattr(sys.modules.get(module), name, None)
+    if not (isinstance(found, type) and issubclass(found, kind)):
         raise InputError(
-            f"{Path(folder) / 'config.json'} does not fit this version ({name}): {error}"
-        ) from None
+            f"no {kind.__name__} called {path}: if it is a class of your own, import it first"
+        )
+    return found
+
+
+def read_tensors(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a file in float32. Raises InputError if they are not the `expected` ones."""
     try:
-        tensors = load_file(path)
+        tensors = {current_name(key, expected): value for key, value in load_file(path).items()}
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} is damaged ({error}): copy or train it again") from None
-    expected = part.state_dict()
     for key in sorted(expected.keys() | tensors.keys()):
         if key not in tensors or key not in expected:
-            raise InputError(
-                f"{path} does not fit its config: {key} is {'missing' if key in expected else 'not expected'}"
-            )
+            problem = "missing" if key in expected else "not expected"
+            raise InputError(f"{path} does not fit its config: {key} is {problem}")
         if tensors[key].shape != expected[key].shape:
             got, need = tuple(tensors[key].shape), tuple(expected[key].shape)
             raise InputError(
                 f"{path} does not fit its config: {key} has shape {got}, the config needs {need}"
             )
-    part.load_state_dict({key: value.float() for key, value in tensors.items()})
-    return part.eval().requires_grad_(False)
+    return {key: value.float() for key, value in tensors.items()}
+
+
+def current_name(key: str, expected: dict[str, Tensor]) -> str:
+    """The present name of a tensor that an old bundle may call otherwise."""
+    if key not in expected:
+        for old, new in OLD_NAMES.items():
+            key = re.sub(old, new, key)
+    return key

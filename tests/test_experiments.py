@@ -1,322 +1,573 @@
-"""The experiments' machinery, on a VAE and a transformer that know nothing."""
+"""Experiments: lists of runs that are flags of `minisora fit`, their training, scores and tables."""
 
 import json
 import re
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import shake
 
-from minisora import Sora, evaluate, weights, world
-from minisora.data import LatentData
-from minisora.experiments import binding, paraphrases, recaption, recipe, short_runs
-from minisora.experiments.short_runs import Recipe
-from minisora.vae import VAE
-from minisora.world import shapes
+from minisora import Sora, fit, weights, world
+from minisora.data import ClipData, Latents, read_captions
+from minisora.dit import DiT
+from minisora.evaluate import sample_clips
+from minisora.experiments import binding, paraphrases, recaption, recipe, runs
+from minisora.experiments.runs import Run
+from minisora.vae import VAE, to_pixels
+from minisora.variants.positions import NoPositionEmbedding, NoRotations
+from minisora.weights import fingerprint
+from minisora.world import language, shapes
 
-MODEL = {"size": "tiny", "channels": 4, "patch": (1, 1, 1), "text_width": 32, "warmup": 2}
+MODULES = {
+    "recipe": recipe,
+    "binding": binding,
+    "recaption": recaption,
+    "paraphrases": paraphrases,
+}
+FLAGS = [
+    pytest.param(run.flags, id=f"{name}-{run.slug}")
+    for name in MODULES
+    for run in MODULES[name].RUNS
+    if run.flags
+]
+TOY = ["--config", str(runs.ROOT / "configs" / "toy" / "dit.yaml")]
+TINY = (
+    *("--data.clips", "8"),
+    *("--data.batch_size", "4"),
+    *("--model.dit.size", "tiny"),
+    *("--model.dit.patch", "[1, 1, 1]"),
+    *("--model.text.width", "32"),
+    *("--model.warmup", "2"),
+    *("--trainer.enable_progress_bar", "false"),
+)
+
+
+class Playback:
+    """Stands in for a model: returns these frames, one a prompt, over and over."""
+
+    def __init__(self, frames: np.ndarray) -> None:
+        self.frames, self.prompts = frames, []
+        self.defaults: dict[str, Any] = {}
+
+    def __call__(self, prompts: list[str], *_: Any, **__: Any) -> np.ndarray:
+        numbers = np.arange(len(self.prompts), len(self.prompts) + len(prompts))
+        self.prompts += prompts
+        return self.frames[numbers % len(self.frames)]
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> LatentData:
-    weights.save(tmp_path, {}, vae=shake(VAE(channels=4, space=8, width=16, depth=1)))
-    data = LatentData(str(tmp_path), clips=64, shorter=0.0)
-    data.setup("fit")
-    return data
+def folder(tmp_path: Path, monkeypatch) -> Path:
+    """Runs go here instead of to runs/experiments."""
+    monkeypatch.setattr(runs, "FOLDER", tmp_path)
+    return tmp_path
 
 
-def test_every_change_trains_and_samples(data: LatentData) -> None:
-    """On a tiny model, but where the change is its form."""
-    for name, change in recipe.CHANGES.items():
-        config = Recipe.from_config()
-        config.model |= MODEL
-        config.batch = 4
-        change(config)
-        if "toy VAE" in name:
-            assert name == f"a toy VAE's {config.model['channels']} channels"
-            assert config.vae is not short_runs.shipped
-        config.model["channels"] = 4
-        sora = short_runs.train(config, data, 0, steps=2)
-        assert isinstance(sora, Sora), name
-        form = (64, 2) if config.size is None else config.size[:2]
-        assert (sora.dit.width, len(sora.dit.blocks)) == form, name
-        (made,) = evaluate.sample(sora, [config.caption("a small red circle growing")])
-        assert made.shape == (17, 32, 32, 3), name
+@pytest.fixture
+def small_vae(tmp_path: Path) -> Path:
+    """The bundle of a VAE that knows nothing."""
+    bundle = tmp_path / "small-vae"
+    weights.save(bundle, {}, vae=shake(VAE(channels=4, space=8, width=16, depth=1)))
+    return bundle
 
 
-def test_runs_repeat_themselves(data: LatentData) -> None:
-    """Also beside another one that is stepped in turns, on the same data."""
-    config = Recipe.from_config()
-    config.model |= MODEL
-    config.batch = 4
-    other = Recipe(config.model, batch=8, decay=0.0)
-    first = short_runs.Run(config, data, 0)
-    second, beside = short_runs.Run(config, data, 0), short_runs.Run(other, data, 1)
-    for step in range(3):
-        first.step(step / 3)
-    for step in range(3):
-        beside.step(step / 3)
-        second.step(step / 3)
-    same = zip(first.averages, second.averages, strict=True)
-    assert all(torch.equal(*pair) for pair in same)
-    assert not torch.equal(first.averages[-1], beside.averages[-1])
+@pytest.fixture
+def tiny(small_vae: Path) -> Run:
+    """A run that trains in a second."""
+    return Run("tiny", "tiny", TINY, vae=lambda: small_vae)
 
 
-def test_what_costs_more_makes_fewer_steps(data: LatentData, tmp_path: Path, monkeypatch) -> None:
-    clock, made = [0.0], []
-
-    def run(recipe: Recipe, *_: object) -> SimpleNamespace:
-        def step(_: float) -> None:
-            clock[0] += recipe.batch / 32
-
-        return SimpleNamespace(step=step)
-
-    clip = world.clip(0, 0, split="held_out")
-    monkeypatch.setattr(short_runs.time, "process_time", lambda: clock[0])
-    monkeypatch.setattr(recipe, "Run", run)
-    monkeypatch.setattr(recipe, "RESULTS", tmp_path / "results.jsonl")
-    monkeypatch.setattr(recipe, "cached_latents", lambda **_: data)
-    monkeypatch.setattr(
-        recipe, "train", lambda *args: (made.append(args[-1]), SimpleNamespace(defaults={}))[1]
-    )
-    monkeypatch.setattr(recipe, "fresh_clips", lambda *_: [clip])
-    monkeypatch.setattr(short_runs, "sample", lambda *_: clip.frames[None])
-    recipe.run([0], 100, 1, ["batch 64", "batch 16", "asked for x", "none"])
-    assert made == [50, 200, 100, 100]  # whose cost is measured in turns
+@pytest.fixture(scope="module")
+def toy_config() -> dict[str, Any]:
+    """Model and data of configs/toy/dit.yaml."""
+    config = fit.parse("dit", TOY)
+    return {key: config[key] for key in ("model", "data")}
 
 
-def test_a_vae_is_trained_once(tmp_path: Path, monkeypatch) -> None:
-    asked = []
+@pytest.fixture
+def eight_clips() -> list[world.Clip]:
+    return [world.clip(0, index, split="held_out") for index in range(8)]
 
-    def fit(stage: str, arguments: list[str]) -> None:
-        given = dict(zip(arguments[::2], arguments[1::2], strict=True))
-        asked.append((stage, given["--model.channels"]))
-        vae = VAE(channels=int(given["--model.channels"]), space=8, width=16, depth=1)
-        weights.save(Path(given["--trainer.default_root_dir"]) / "weights", {}, vae=vae)
 
-    monkeypatch.setattr(short_runs, "ROOT", tmp_path)
-    monkeypatch.setattr(short_runs, "fit", fit)
+def frames_of(clips: list[world.Clip]) -> np.ndarray:
+    return np.stack([clip.frames for clip in clips])
+
+
+# The lists of runs
+
+
+@pytest.mark.parametrize("flags", FLAGS)
+def test_the_flags_of_every_run_change_its_config(flags: tuple[str, ...], toy_config) -> None:
+    config = fit.parse("dit", [*TOY, *flags])
+    assert {key: config[key] for key in toy_config} != toy_config
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_no_two_runs_are_the_same(name: str) -> None:
+    rows = MODULES[name].RUNS
+    differences = [(r.flags, r.vae, r.captions, r.steps, str(r.sampling)) for r in rows]
+    assert len(set(differences)) == len(rows)
+    assert len({run.label for run in rows}) == len({run.slug for run in rows}) == len(rows)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_slugs_can_name_files(name: str) -> None:
+    assert all(re.fullmatch(r"[a-z0-9][a-z0-9.-]*", run.slug) for run in MODULES[name].RUNS)
+
+
+def test_a_toy_vae_has_the_channels_that_its_run_is_called_after() -> None:
+    channels = {run.slug: run.vae.args for run in recipe.RUNS if run.slug.startswith("vae-")}
+    assert channels == {f"vae-{count}": (count,) for count in (4, 8, 16, 32)}
+
+
+@pytest.mark.parametrize(
+    ("slug", "pooled", "ordered"),
+    [
+        ("pooled", True, False),
+        ("attention", False, False),
+        ("pooled-ordered", True, True),
+        ("attention-ordered", False, True),
+    ],
+)
+def test_binding_learns_two_objects_in_four_ways(slug: str, pooled: bool, ordered: bool) -> None:
+    (run,) = runs.chosen(binding.RUNS, [slug])
+    config = fit.parse("dit", [*TOY, *run.flags])
+    assert config["model"]["dit"]["init_args"]["pooled"] is pooled
+    assert bool(config["data"]["view"]["init_args"]["ordered_steps"]) is ordered
+    assert config["data"]["worlds"] == {"pairs": 0.5, "shapes": 0.5}
+
+
+def test_ordered_runs_are_asked_in_order() -> None:
+    caption = "a red star moving left below a blue cross moving left on a black background"
+    asked = {run.prompt(caption) for run in runs.chosen(binding.RUNS, ["pooled-ordered"])}
+    assert asked == {language.in_order(caption)} != {caption}
+
+
+# Training
+
+
+@pytest.mark.parametrize(
+    "change", [run for run in recipe.TRAINING if run.flags], ids=lambda run: run.slug
+)
+def test_every_change_trains_and_samples(change: Run, tiny: Run, folder: Path) -> None:
+    """On a tiny model, but for what the change is about."""
+    run = replace(tiny, slug=change.slug, flags=TINY + change.flags)
+    sora = Sora.from_pretrained(runs.train("recipe", run, seed=0, steps=2), "cpu")
+    (frames,) = sample_clips(sora, [change.prompt("a small red circle growing")])
+    assert frames.shape == (17, 32, 32, 3)
+
+
+@pytest.mark.parametrize(("slug", "form"), [("192x2", (192, 2)), ("128x4", (128, 4))])
+def test_sizes_are_width_and_depth(slug: str, form: tuple[int, int], tiny: Run, folder: Path):
+    (change,) = runs.chosen(recipe.RUNS, [slug])
+    bundle = runs.train("recipe", replace(tiny, flags=TINY + change.flags), seed=0, steps=1)
+    dit = Sora.from_pretrained(bundle, "cpu").dit
+    assert (dit.width, len(dit.blocks)) == form
+
+
+def test_a_run_depends_on_its_seed_only(tiny: Run, folder: Path) -> None:
+    first, second = (runs.train(name, tiny, seed=0, steps=3) for name in ("first", "second"))
+    other = runs.train("first", tiny, seed=1, steps=3)
+    assert fingerprint(first, "dit") == fingerprint(second, "dit") != fingerprint(other, "dit")
+
+
+def test_a_run_is_trained_once(tiny: Run, folder: Path, monkeypatch) -> None:
+    trained = []
+    real = fit.train
+    monkeypatch.setattr(fit, "train", lambda *given: (trained.append(given), real(*given)))
     for _ in range(2):
-        assert weights.load(short_runs.toy_vae(8), "vae", VAE).channels == 8
-    assert asked == [("vae", "8")]
+        runs.train("recipe", tiny, seed=0, steps=2)
+    assert len(trained) == 1
+    runs.train("recipe", tiny, seed=0, steps=3)  # other flags
+    assert len(trained) == 2
+    weights.save(tiny.vae(), {}, vae=shake(VAE(channels=4, space=8, width=16, depth=1), seed=1))
+    runs.train("recipe", tiny, seed=0, steps=3)  # the same flags, but another VAE
+    assert len(trained) == 3
 
 
-def test_spread_changes_deviations_and_keeps_the_mean_square() -> None:
-    deviation, config = torch.tensor([2.0, 1.0, 0.5]), Recipe.from_config()
-    for power in (0.0, 1.0, 2.0):
-        recipe.spread(power)(config)
-        made = config.scale(deviation) * deviation
-        assert torch.allclose(made / made[1], deviation**power)
-        assert torch.isclose(made.square().mean(), deviation.square().mean())
+def test_a_run_names_its_seed_steps_vae_and_captions(folder: Path, tiny: Run, monkeypatch) -> None:
+    given = []
+    monkeypatch.setattr(fit, "train", lambda _, arguments: given.extend(arguments))
+    run = replace(tiny, steps=0.25, captions=lambda seed: Path(f"captions-{seed}"))
+    bundle = runs.train("recipe", run, seed=3, steps=100)
+    flags = dict(zip(given[::2], given[1::2], strict=True))
+    assert flags["--trainer.max_steps"] == "25"
+    assert flags["--data.seed"] == "3"
+    assert flags["--data.view.vae"] == str(tiny.vae())
+    assert flags["--data.view.captions"] == "captions-3"
+    assert bundle == folder / "recipe" / "tiny-3" / "weights"
 
 
-def test_scaled_latents_are_scaled_back(data: LatentData) -> None:
-    scale = torch.rand(1, 4, 1, 1, 1) + 0.5
-    latents = data.latents[:2].float()
-    rescaled = short_runs.Rescaled(data.vae, scale)
-    assert torch.allclose(rescaled.decode(latents * scale), data.vae.decode(latents), atol=1e-4)
+def test_a_toy_vae_is_trained_once(folder: Path) -> None:
+    flags = ["--data.clips", "8", "--model.vae.channels", "4", "--trainer.max_steps", "1"]
+    flags += ["--data.validation_clips", "1", "--trainer.enable_progress_bar", "false"]
+    bundle = runs.fit_once("vae", flags, folder / "vae", {})
+    assert weights.load(bundle, "vae", VAE).channels == 4
+    trained = (bundle / "vae.safetensors").stat().st_mtime_ns
+    runs.fit_once("vae", flags, folder / "vae", {})
+    assert (bundle / "vae.safetensors").stat().st_mtime_ns == trained
 
 
-def test_results_are_kept_and_not_run_again(data: LatentData, tmp_path: Path, monkeypatch) -> None:
-    runs, asked = [], []
-    clip = world.clip(0, 0, split="held_out")
-    model = SimpleNamespace(defaults={"guidance_scale": 2.0})
-    monkeypatch.setattr(recipe, "RESULTS", tmp_path / "results.jsonl")
-    monkeypatch.setattr(recipe, "SAMPLING", {"guidance 3": {"guidance_scale": 3.0}})
-    monkeypatch.setattr(recipe, "cached_latents", lambda **_: data)
-    monkeypatch.setattr(recipe, "Run", lambda *_: None)
-    monkeypatch.setattr(recipe, "relative_cost", lambda *_: 1)
-    monkeypatch.setattr(recipe, "train", lambda *_: (runs.append(1), model)[1])
-    monkeypatch.setattr(recipe, "fresh_clips", lambda *_: [clip])
+# Variants of positions
 
-    def sample(sora: SimpleNamespace, _: list[str]) -> np.ndarray:
-        asked.append(sora.defaults["guidance_scale"])
-        model.defaults = {"guidance_scale": 2.0}  # as a model just trained
-        return clip.frames[None]
 
-    monkeypatch.setattr(short_runs, "sample", sample)
-    for seeds in ([0], [0, 1], [0, 1]):
-        table = recipe.run(seeds, 7, 8, ["none", "batch 16"]).splitlines()
-    assert len(runs) == 4 and asked == [2.0, 3.0, 2.0] * 2
-    assert (
-        table[2] == "| none | 7 | 100% | 100% | 100% | 100% | 100.0, 100.0 |" and len(table) == 5
+def stirred(dit: DiT) -> DiT:
+    """All that is trained gets random numbers."""
+    with torch.no_grad():
+        for p in filter(lambda p: p.requires_grad, dit.parameters()):
+            p.copy_(0.2 * torch.randn(p.shape))
+    return dit.eval()
+
+
+@pytest.fixture
+def tokens() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Two clips of eight tokens, their noise levels and no text: words have no position that a
+    distance could be from."""
+    return torch.randn(2, 8, 4), torch.rand(2), torch.empty(2, 0, 32)
+
+
+SMALL = {"size": "tiny", "channels": 4, "patch": (1, 1, 1), "text_width": 32, "pooled": False}
+
+
+@pytest.mark.parametrize(
+    ("kind", "same"), [(DiT, False), (NoPositionEmbedding, True)], ids=["DiT", "variant"]
+)
+def test_without_position_embedding_only_distances_count(kind, same: bool, tokens) -> None:
+    dit, here = stirred(kind(**SMALL)), torch.arange(24.0).view(8, 3)  # (N, 3)
+    moved = dit(*tokens, here + 2)
+    assert torch.allclose(dit(*tokens, here), moved, atol=1e-5) is same
+
+
+@pytest.mark.parametrize(
+    ("kind", "same"), [(DiT, False), (NoRotations, True)], ids=["DiT", "variant"]
+)
+def test_without_rotations_attention_sees_no_distances(kind, same: bool, tokens) -> None:
+    dit, here = stirred(kind(**SMALL)), torch.arange(24.0).view(8, 3)
+    torch.nn.init.zeros_(dit.position_embed.weight)  # the other way to see positions
+    assert torch.allclose(dit(*tokens, here), dit(*tokens, here.flip(0)), atol=1e-5) is same
+
+
+@pytest.mark.parametrize("kind", [NoRotations, NoPositionEmbedding])
+def test_a_trained_variant_is_loaded_as_one(kind, tiny: Run, folder: Path) -> None:
+    flags = (*TINY, "--model.dit", f"{kind.__module__}.{kind.__name__}")
+    bundle = runs.train("recipe", replace(tiny, flags=flags), seed=0, steps=2)
+    dit = Sora.from_pretrained(bundle, "cpu").dit
+    off = dit.frequencies if kind is NoRotations else dit.position_embed.weight
+    assert type(dit) is kind
+    assert not off.any()
+
+
+# Rescaled latents
+
+
+@pytest.mark.parametrize("power", [0.0, 1.0, 2.0])
+def test_powers_of_deviations_keep_the_mean_square(power: float) -> None:
+    deviations = torch.tensor([2.0, 1.0, 0.5])
+    scaled = recipe.power_scale(deviations, power) * deviations
+    assert torch.allclose(scaled / scaled[1], deviations**power)
+    assert torch.isclose(scaled.square().mean(), deviations.square().mean())
+
+
+@pytest.mark.parametrize("power", [0.0, 2.0])
+def test_a_rescaled_vae_decodes_to_the_same_pixels(power: float, tmp_path: Path) -> None:
+    vae, rescaled = (weights.load(weights.shipped(), "vae", VAE) for _ in range(2))
+    deviations = recipe.channel_deviations(vae, clips=20)
+    scale = recipe.power_scale(deviations, power)
+    recipe.rescale_channels(rescaled, scale)
+    assert torch.allclose(recipe.channel_deviations(rescaled, 20), scale * deviations, rtol=1e-4)
+    video = to_pixels(world.clip(0, 0).frames[None])
+    pixels = vae.decode(vae.encode(video))
+    assert torch.allclose(rescaled.decode(rescaled.encode(video)), pixels, atol=1e-4)
+    noise = rescaled.posterior(video)[1] - vae.posterior(video)[1]  # log-variances
+    assert torch.allclose(
+        noise, (2 * scale.log()).view(1, -1, 1, 1, 1).expand_as(noise), atol=1e-4
     )
-    assert table[4].startswith("| guidance 3 | 7 | 100% |")
-    kept = short_runs.found(recipe.RESULTS, change="none")
-    assert [row["seed"] for row in kept] == [0, 1]
-    short_runs.keep(tmp_path / "late.jsonl", seed=1)  # two runs at a time end in any order
-    short_runs.keep(tmp_path / "late.jsonl", seed=0)
-    assert [row["seed"] for row in short_runs.found(tmp_path / "late.jsonl")] == [0, 1]
-    table = recipe.run([0], 9, 8, ["none"]).splitlines()  # of another length: not the same run
-    assert len(runs) == 5 and table[2].endswith("| 100.0 |") and len(table) == 4
-    monkeypatch.setattr(recipe, "fingerprint", lambda *_: "another VAE")
-    recipe.run([0], 9, 8, ["none"])
-    assert len(runs) == 6
+    weights.save(tmp_path, {}, vae=rescaled)
+    stored = weights.load(tmp_path, "vae", VAE)  # rounded to bfloat16
+    error = stored.decode(stored.encode(video)) - pixels
+    assert error.square().mean().sqrt() < 0.01
 
 
-def test_kept_results_make_the_tables() -> None:
-    """Those that come with the repository."""
-    runs = short_runs.found(recipe.RESULTS)
-    assert len(recipe.table(runs).splitlines()) == 2 + len({run["change"] for run in runs}) > 2
-    for experiment, word in ((recaption, "what people wrote"), (paraphrases, "MiniLM")):
-        runs = short_runs.found(experiment.RESULTS)
-        assert word in experiment.table(runs, [run["seed"] for run in runs])
+# Captions
+
+
+@pytest.mark.parametrize("kind", ["human", "synthetic", "true"])
+def test_caption_files_fit_the_training_clips(kind: str, folder: Path, small_vae: Path) -> None:
+    path = recaption.captions_file(kind, seed=1, clips=16)
+    data = ClipData(Latents(str(small_vae), captions=str(path)), clips=16, seed=1)
+    data.setup("fit")
+    assert data.view.captions == data.view.image_captions == read_captions(str(path))[1]
+
+
+def test_recaptioning_trains_on_each_kind_of_captions(folder: Path) -> None:
+    truth = [world.clip(0, index).caption for index in range(64)]
+    human, synthetic, true = (
+        read_captions(str(recaption.captions_file(kind, seed=0, clips=64)))[1]
+        for kind in ("human", "synthetic", "true")
+    )
+    assert true == truth
+    assert not set(human) & set(truth)
+    assert np.mean([a == b for a, b in zip(synthetic, truth, strict=True)]) > 0.8
+
+
+def test_other_captions_are_another_file(folder: Path) -> None:
+    paths = [runs.write_captions(0, lambda *_, word=word: word, clips=2) for word in "aba"]
+    assert paths[0] == paths[2] != paths[1]
+
+
+def test_half_of_the_captions_are_said_in_other_words(folder: Path) -> None:
+    path = paraphrases.half_worded(seed=0, clips=200)
+    said = read_captions(str(path))[1]
+    own = [said[index] == world.clip(0, index).caption for index in range(200)]
+    assert 0.4 < np.mean(own) < 0.6
+    assert path == paraphrases.half_worded(seed=0, clips=200)  # the same words again
+
+
+def test_bare_captions_have_no_function_words() -> None:
+    caption = "a red circle growing on a black background"
+    assert recipe.bare(caption) == "red circle growing black"
+
+
+# Scores and results
+
+
+def test_scores_are_percent_right_of_what_was_asked(eight_clips) -> None:
+    right = Playback(frames_of(eight_clips))
+    assert set(runs.score(right, eight_clips).values()) == {100.0}
+    assert right.prompts == [clip.caption for clip in eight_clips]
+    assert runs.score(Playback(frames_of(eight_clips[::-1])), eight_clips)["all"] == 0
+
+
+def test_prompts_and_sampling_can_differ(eight_clips) -> None:
+    model = Playback(frames_of(eight_clips))
+    runs.score(model, eight_clips, recipe.bare, {"shift": 3.0})
+    assert model.prompts == [recipe.bare(clip.caption) for clip in eight_clips]
+    assert model.defaults == {"shift": 3.0}
+
+
+@pytest.mark.parametrize("name", ["shapes", "pairs"])
+def test_clips_for_scores_are_held_out(name: str) -> None:
+    clip = runs.fresh_clips(1, name)[0]
+    objects = clip.truth.get("objects", [clip.truth])
+    assert clip.world == name
+    assert any((one["shape"], one["color"]) in world.HELD_OUT for one in objects)
+
+
+def test_a_trained_run_is_scored(tiny: Run, folder: Path, eight_clips) -> None:
+    bundle = runs.train("recipe", tiny, seed=0, steps=2)
+    scores = runs.score(bundle, eight_clips[:2])
+    assert {"shape", "color", "motion", "size", "background", "clean", "all"} == set(scores)
+    assert all(0 <= percent <= 100 for percent in scores.values())
+
+
+def test_results_are_kept_and_not_measured_again(tmp_path: Path) -> None:
+    measured = []
+
+    def measure(run: Run, seed: int) -> dict[str, Any]:
+        measured.append((run.slug, seed))
+        return {"all": 1.0}
+
+    results, rows = tmp_path / "results.jsonl", [Run("a", "A"), Run("b", "B")]
+    for seeds in ([0], [0, 1], [0, 1]):
+        runs.fill(results, rows, seeds, {"steps": 7}, measure)
+    assert measured == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
+    runs.fill(results, rows[:1], [0], {"steps": 9}, measure)  # another length: another run
+    assert measured[4:] == [("a", 0)]
+    assert [row["seed"] for row in runs.found(results, run="a", steps=7)] == [0, 1]
+
+
+def test_results_are_sorted_by_seed(tmp_path: Path) -> None:
+    results = tmp_path / "results.jsonl"
+    for seed in (1, 0):  # two processes end in any order
+        runs.keep(results, seed=seed)
+    assert [row["seed"] for row in runs.found(results)] == [0, 1]
+
+
+def test_runs_are_chosen_by_their_slugs() -> None:
+    assert [run.slug for run in runs.chosen(binding.RUNS, ["attention"])] == ["attention"]
+    assert runs.chosen(binding.RUNS, []) == binding.RUNS
+
+
+def test_a_change_of_sampling_shares_the_baseline(tmp_path: Path, monkeypatch) -> None:
+    trained, sampled = [], []
+
+    def score(_: str, __: Any, prompt: Any, sampling: dict[str, Any]) -> dict[str, float]:
+        sampled.append(sampling)
+        return dict.fromkeys(("motion", "shape", "clean", "all"), 50.0)
+
+    monkeypatch.setattr(runs, "train", lambda _, run, *__: trained.append(run.slug))
+    monkeypatch.setattr(recipe, "score", score)
+    only, results = ["baseline", "batch-64", "no-guidance"], tmp_path / "results.jsonl"
+    table = recipe.run([0], 2100, 1, only, results).splitlines()
+    assert trained == ["baseline", "batch-64", "baseline"]
+    assert sampled == [{}, {}, {"guidance_scale": 1.0}]
+    assert table[2:] == [
+        "| baseline | 2100 | 50% | 50% | 50% | 50% | 50.0 |",
+        "| batch size 64 | 1256 | 50% | 50% | 50% | 50% | 50.0 |",
+        "| no guidance | 2100 | 50% | 50% | 50% | 50% | 50.0 |",
+    ]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_stored_results_are_of_known_runs(name: str) -> None:
+    slugs = {run.slug for run in MODULES[name].RUNS}
+    assert {row["run"] for row in runs.found(MODULES[name].RESULTS)} <= slugs
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"), [("recipe", 37), ("binding", 8), ("recaption", 9), ("paraphrases", 6)]
+)
+def test_stored_results_make_the_tables(name: str, lines: int) -> None:
+    rows = runs.found(MODULES[name].RESULTS)
+    seeds = [[0, 1, 2]] if name in ("recaption", "paraphrases") else []
+    table = MODULES[name].table(rows, *seeds)
+    assert len(table.splitlines()) == 2 + lines
+    assert all(run.label in table for run in MODULES[name].RUNS)
+
+
+def test_a_seed_that_was_not_run_is_a_dash() -> None:
+    scores = dict.fromkeys(("steps", "motion", "shape", "clean", "all"), 4.0)
+    rows = [{"run": "baseline", "seed": 0, **scores}, {"run": "baseline", "seed": 1, **scores}]
+    rows += [{"run": "heun", "seed": 1, **scores | {"all": all}} for all in (1.0, 2.0)]
+    table = recipe.table(rows).splitlines()
+    assert table[2].endswith("| 4.0, 4.0 |")
+    assert table[3].endswith("| -, 2.0 |")  # of two results the later one
+
+
+# What counts as right
 
 
 def test_what_a_short_prompt_names_has_to_be_right() -> None:
     read = world.describe(world.clip(0, 0).frames)
-    assert evaluate.named_right(f"a {read['shape']}", read)
-    assert evaluate.named_right(f"{read['color']} {read['shape']} {read['motion']}", read)
+    assert language.named_right(f"a {read['shape']}", read)
+    assert language.named_right(f"{read['color']} {read['shape']} {read['motion']}", read)
     other = "star" if read["shape"] != "star" else "cross"
-    assert not evaluate.named_right(other, read)
-    assert not evaluate.named_right(read["shape"], read | {"clean": False})
+    assert not language.named_right(other, read)
+    assert not language.named_right(read["shape"], read | {"clean": False})
 
 
 def test_intervals_of_paired_gains() -> None:
     rng = np.random.default_rng(1)
     gains = rng.choice([-1, 0, 1], size=(3, 400), p=[0.1, 0.6, 0.3])
-    low, high = recaption.interval(gains)
+    low, high = runs.interval(gains)
     assert low < 20 < high and high - low < 16
-    assert recaption.interval(np.zeros((3, 10))) == (0, 0)
+    assert runs.interval(np.zeros((3, 10))) == (0, 0)
 
 
-def test_answers_are_judged_by_what_the_prompt_names(monkeypatch) -> None:
-    clips = [world.clip(0, i, split="held_out") for i in range(8)]
-    truth = np.stack([clip.frames for clip in clips])
-    monkeypatch.setattr(recaption, "sample", lambda *_: truth)
-    right = recaption.answers(None, clips)  # type: ignore[arg-type]
+def test_answers_are_judged_by_what_the_prompt_names(eight_clips) -> None:
+    right = recaption.answers(Playback(frames_of(eight_clips)), eight_clips)
     assert right == {kind: [1] * 8 for kind in ("rich", "short", "upsampled")}
-    monkeypatch.setattr(recaption, "sample", lambda *_: truth[::-1])
-    assert sum(recaption.answers(None, clips)["rich"]) == 0  # type: ignore[arg-type]
-    runs = [{"captions": arm, "seed": 0, **right} for arm in recaption.ARMS]
-    table = recaption.table(runs, [0]).splitlines()
-    assert table[2].startswith("| what people wrote | rich | 100.0% |") and len(table) == 11
-    assert "+0.0 (+0.0 to +0.0)" in table[3]
+    wrong = recaption.answers(Playback(frames_of(eight_clips[::-1])), eight_clips)
+    assert sum(wrong["rich"]) == 0
 
 
-def test_recaptioning_trains_on_each_kind_of_captions(
-    data: LatentData, tmp_path: Path, monkeypatch
-) -> None:
-    told = []
-
-    def train(_: Recipe, lessons: LatentData, *__: object) -> None:
-        assert lessons.image_captions == lessons.captions
-        told.append(lessons.captions)
-
-    right = {kind: [1] for kind in ("rich", "short", "upsampled")}
-    monkeypatch.setattr(recaption, "RESULTS", tmp_path / "recaption.jsonl")
-    monkeypatch.setattr(recaption, "ROOT", tmp_path)
-    (tmp_path / "runs" / "experiments").mkdir(parents=True)
-    monkeypatch.setattr(recaption, "cached_latents", lambda: data)
-    monkeypatch.setattr(recaption, "train", train)
-    monkeypatch.setattr(recaption, "fresh_clips", lambda *_: [])
-    monkeypatch.setattr(recaption, "answers", lambda *_: right)
-    truth = list(data.captions)
-    for _ in range(2):
-        assert len(recaption.run([0], 7, 1).splitlines()) == 11
-    human, synthetic, true = told  # and nothing is trained twice
-    assert true == truth == data.captions
-    assert not any(said in truth for said in human)
-    assert np.mean([a == b for a, b in zip(synthetic, truth, strict=True)]) > 0.8
+def test_the_table_of_captions() -> None:
+    right = {kind: [1] * 8 for kind in recaption.PROMPTS}
+    rows = [{"run": arm.slug, "seed": 0, **right} for arm in recaption.RUNS]
+    table = recaption.table(rows, [0]).splitlines()
+    assert table[2] == "| human captions | rich | 100.0% | 100.0 |  |"
+    assert table[3] == ("| 95% synthetic captions | rich | 100.0% | 100.0 | +0.0 (+0.0 to +0.0) |")
+    assert len(table) == 2 + 9
 
 
-def test_paraphrases_are_judged_attribute_by_attribute(monkeypatch) -> None:
-    clips = [world.clip(0, i) for i in range(8)]
-    frames = {clip.caption: clip.frames for clip in clips}
-    shifted = {f"a {clips[i].truth['shape']} {i}": clips[i - 1].frames for i in range(8)}
-    meant = list(zip(shifted, frames, strict=True))
-    monkeypatch.setattr(paraphrases, "TIMES", 1)
-    monkeypatch.setattr(paraphrases, "phrases", lambda: meant)
-    monkeypatch.setattr(
-        paraphrases,
-        "sample",
-        lambda _, prompts, seed: np.stack([(frames | shifted)[p] for p in prompts]),
+def test_a_table_of_some_runs_has_no_gain() -> None:
+    rows = [{"run": "true", "seed": 0, "rich": [1, 0], "short": [0, 0], "upsampled": [1, 1]}]
+    assert (
+        recaption.table(rows, [0]).splitlines()[2] == "| true captions | rich | 50.0% | 50.0 |  |"
     )
-    scores = paraphrases.answers(None)  # type: ignore[arg-type]
-    scores = json.loads(json.dumps(scores))
-    assert all(set(right) == {1} for right in scores["captions"].values())
+
+
+# Other words
+
+
+@pytest.fixture
+def paraphrased(monkeypatch) -> Iterator[tuple[dict[str, Any], list[world.Clip]]]:
+    """Answers to eight captions, each with its own clip, and to eight paraphrases that name the
+    shape only, each with the clip before; and the clips."""
+    clips = [world.clip(0, index) for index in range(8)]
+    texts = [f"a {clip.truth['shape']} {index}" for index, clip in enumerate(clips)]
+    pairs = [(text, clip.caption) for text, clip in zip(texts, clips, strict=True)]
+    monkeypatch.setattr(paraphrases, "TIMES", 1)
+    monkeypatch.setattr(paraphrases, "phrases", lambda: pairs)
+    model = Playback(frames_of([*(clips[index - 1] for index in range(8)), *clips]))
+    yield json.loads(json.dumps(paraphrases.answers(model))), clips
+
+
+def test_paraphrases_are_judged_attribute_by_attribute(paraphrased) -> None:
+    answers, clips = paraphrased
+    assert all(set(right) == {1} for right in answers["captions"].values())
     alike = [clips[i].truth["color"] == clips[i - 1].truth["color"] for i in range(8)]
-    assert scores["paraphrases"]["color"] == alike and not all(alike)
-    assert paraphrases.shares([scores] * 2, "captions")["shape"].shape == (2, 8)
-    assert paraphrases.shares([scores], "paraphrases")["shape"].shape == (
-        1,
-        0,
-    )  # all keep the word
+    assert answers["paraphrases"]["color"] == alike
+    assert not all(alike)
+
+
+def test_an_attribute_counts_where_it_is_named_in_another_word(paraphrased) -> None:
+    answers, clips = paraphrased
+    assert paraphrases.shares([answers] * 2, "captions")["shape"].shape == (2, 8)
+    assert paraphrases.shares([answers], "paraphrases")["shape"].shape == (1, 0)  # the same word
     named = sum(clip.truth["size"] is not None for clip in clips)
-    assert paraphrases.shares([scores], "paraphrases")["size"].shape == (1, named) != (1, 8)
+    assert paraphrases.shares([answers], "paraphrases")["size"].shape == (1, named) != (1, 8)
 
 
 def test_the_table_of_paraphrases() -> None:
     count = len(paraphrases.phrases())
     every = {name: [paraphrases.TIMES] * count for name in (*world.ATTRIBUTES, "clean", "all")}
     scores = {"captions": every, "paraphrases": every | {"all": [0] * count}}
-    runs = [{"reader": name, "seed": 0, "steps": 7, **scores} for name in paraphrases.READERS]
-    rows = paraphrases.table(runs, [0]).splitlines()
-    assert rows[2] == (
-        "| own words, as shipped | 7 | captions |"
+    rows = [{"run": reader.slug, "seed": 0, "steps": 7, **scores} for reader in paraphrases.RUNS]
+    table = paraphrases.table(rows, [0]).splitlines()
+    assert table[2] == (
+        "| own vocabulary, as shipped | 7 | captions |"
         + " 100% |" * 5
         + " 100.0% (100.0 to 100.0) | 100.0 |"
     )
-    assert "| 0.0% (0.0 to 0.0) | 0.0 |" in rows[3] and len(rows) == 8
+    assert table[3].endswith("| 0.0% (0.0 to 0.0) | 0.0 |")
+    assert len(table) == 8
+
+
+def test_the_shipped_model_is_asked_without_training(tmp_path: Path, monkeypatch) -> None:
+    count = len(paraphrases.phrases())
+    every = {name: [1] * count for name in (*world.ATTRIBUTES, "clean", "all")}
+    monkeypatch.setattr(
+        paraphrases, "answers", lambda *_: {"captions": every, "paraphrases": every}
+    )
+    table = paraphrases.run([0], 7, 1, ["shipped"], tmp_path / "results.jsonl").splitlines()
+    assert table[2].startswith("| own vocabulary, as shipped | 0 | captions | 25% |")
 
 
 def test_paraphrases_mean_captions_and_say_them_in_other_words() -> None:
-    said = paraphrases.phrases()
-    assert len(said) >= 40
-    for paraphrase, caption in said:
+    pairs = paraphrases.phrases()
+    assert len(pairs) >= 40
+    for paraphrase, caption in pairs:
         meant = shapes.parse(caption)
         assert world.caption(meant) == caption, caption
         named = {name for name, word in shapes.parse(paraphrase).items() if word}
         assert named != {name for name, word in meant.items() if word}, paraphrase
 
 
-def test_other_words_mean_the_same_and_keep_away_from_the_paraphrases() -> None:
-    words, rng = paraphrases.wordings(), np.random.default_rng(0)
+def test_every_word_of_captions_has_other_words() -> None:
     values = {*shapes.COLORS, *shapes.SHAPES, *shapes.SIZES, *shapes.BACKGROUNDS, *shapes.MOTIONS}
-    assert set(words) == values
-    for i in range(50):
-        caption = world.clip(0, i, num_frames=1 + 16 * (i % 2)).caption
+    assert set(paraphrases.wordings()) == values
+
+
+def test_other_words_mean_the_same() -> None:
+    words, rng = paraphrases.wordings(), np.random.default_rng(0)
+    for index in range(50):
+        caption = world.clip(0, index, num_frames=1 + 16 * (index % 2)).caption
         said = paraphrases.worded(caption, words, rng)
         for value in filter(None, shapes.parse(caption).values()):
             assert any(other in said for other in words[value]), (caption, said)
-    texts = [*paraphrases.FORMS, *(other for others in words.values() for other in others)]
-    taught, asked = (
-        set(re.findall("[a-z]+", " ".join(said).lower()))
-        for said in (texts, [paraphrase for paraphrase, _ in paraphrases.phrases()])
+
+
+def test_training_texts_have_no_words_of_the_paraphrases() -> None:
+    words = paraphrases.wordings().values()
+    texts = [*paraphrases.FORMS, *(other for others in words for other in others)]
+    asked = [paraphrase for paraphrase, _ in paraphrases.phrases()]
+    trained_words, asked_words = (
+        set(re.findall("[a-z]+", " ".join(each).lower())) for each in (texts, asked)
     )
-    assert (taught & asked) - world.WORDS <= {"the", "size"}  # "size" is a form's own name
-
-
-def test_a_share_of_captions_is_said_in_other_words() -> None:
-    changed = paraphrases.recipe(0.5, seed=0)
-    said = {
-        changed.caption("a small red circle moving left on a black background") for _ in range(40)
-    }
-    assert "a small red circle moving left on a black background" in said and len(said) > 10
-
-
-def test_binding_trains_each_way_and_keeps_its_results(
-    data: LatentData, tmp_path: Path, monkeypatch
-) -> None:
-    told, trained = [], []
-
-    def train(config: Recipe, *_: object) -> str:
-        trained.append((config.model["pooled"], config.caption("a red star below a blue cross")))
-        return "a model"
-
-    scene = world.pairs.clip(0, 0, split="held_out")
-    monkeypatch.setattr(binding, "RESULTS", tmp_path / "binding.jsonl")
-    monkeypatch.setattr(binding, "cached_latents", lambda pairs: data)
-    monkeypatch.setattr(binding, "train", train)
-    monkeypatch.setattr(binding, "fresh_clips", lambda *_: [scene])
-    monkeypatch.setattr(
-        short_runs, "sample", lambda _, prompts: (told.append(prompts[0]), scene.frames[None])[1]
-    )
-    binding.run([0], 7, 1, ["attention alone"])
-    table = binding.run([0], 7, 1, [])
-    assert [pooled for pooled, _ in trained] == [False, True, True, False]
-    assert set(told) == {scene.caption, world.pairs.in_order(scene.caption)}
-    assert table.splitlines()[2] == "| attention alone | 0 | 7 |" + " 100% |" * 7
+    # "size" is a field of a form
+    assert (trained_words & asked_words) - world.WORDS <= {"the", "size"}

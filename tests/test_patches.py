@@ -2,40 +2,59 @@ import pytest
 import torch
 
 from minisora import InputError
-from minisora.patches import grid_of, pack, patchify, positions, unpack, unpatchify
+from minisora.patches import grid_of, pack, patchify, positions, tokenize, unpack, unpatchify
+
+PATCHES = [(1, 1, 1), (1, 2, 2), (2, 2, 1)]
 
 
-@pytest.mark.parametrize("patch", [(1, 1, 1), (1, 2, 2), (2, 2, 1)])
+@pytest.mark.parametrize("patch", PATCHES, ids=str)
 def test_unpatchify_is_the_inverse(patch: tuple[int, int, int]) -> None:
     latents = torch.randn(2, 5, 4, 6, 8)
     tokens = patchify(latents, patch)
-    grid = grid_of((4, 6, 8), patch)
-    assert tokens.shape == (2, grid[0] * grid[1] * grid[2], 5 * patch[0] * patch[1] * patch[2])
-    assert torch.equal(unpatchify(tokens, grid, patch), latents)
+    assert torch.equal(unpatchify(tokens, grid_of((4, 6, 8), patch), patch), latents)
 
 
-def test_positions_say_where_each_token_stands() -> None:
-    t, h, w = torch.meshgrid(
-        torch.arange(2.0), torch.arange(6.0), torch.arange(8.0), indexing="ij"
-    )
-    latents = torch.stack([t, h, w])[None]  # each latent holds its own place
-    tokens = patchify(latents, (1, 2, 2)).view(-1, 3, 4)[
-        ..., 0
-    ]  # of the upper left latent of each patch
-    assert torch.equal(tokens, positions((2, 3, 4)) * torch.tensor([1, 2, 2]))
+@pytest.mark.parametrize("patch", PATCHES, ids=str)
+def test_tokens_hold_all_numbers(patch: tuple[int, int, int]) -> None:
+    t, h, w = grid_of((4, 6, 8), patch)
+    a, b, c = patch
+    assert patchify(torch.randn(2, 5, 4, 6, 8), patch).shape == (2, t * h * w, 5 * a * b * c)
 
 
-def test_uneven_latents() -> None:
-    with pytest.raises(
-        InputError, match=r"latents of \(1, 5, 8\) are not cut evenly by patches of \(1, 2, 2\)"
-    ):
-        patchify(torch.zeros(1, 2, 1, 5, 8), (1, 2, 2))
+@pytest.fixture
+def coordinates() -> torch.Tensor:
+    """Latents (1, 3, 2, 6, 8) that hold their own t, h and w."""
+    axes = torch.arange(2.0), torch.arange(6.0), torch.arange(8.0)
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]
+
+
+def test_positions_are_where_the_tokens_come_from(coordinates) -> None:
+    tokens = patchify(coordinates, (1, 2, 2)).view(-1, 3, 4)  # (N, 3, latents of a patch)
+    upper_left = tokens[..., 0]
+    assert torch.equal(upper_left, positions((2, 3, 4)) * torch.tensor([1, 2, 2]))
+
+
+def test_tokenize_gives_tokens_and_their_positions(coordinates) -> None:
+    tokens, where = tokenize(coordinates, (1, 2, 2))
+    assert torch.equal(tokens, patchify(coordinates, (1, 2, 2)))
+    assert torch.equal(where, positions((2, 3, 4)))
+
+
+@pytest.mark.parametrize("cut", [patchify, tokenize])
+def test_patches_must_fit(cut) -> None:
+    message = r"latents of \(1, 5, 8\) are not cut evenly by patches of \(1, 2, 2\)"
+    with pytest.raises(InputError, match=message):
+        cut(torch.zeros(1, 2, 1, 5, 8), (1, 2, 2))
 
 
 def test_clips_of_any_size_share_a_row() -> None:
     clips = [torch.randn(80, 64), torch.randn(16, 64), torch.randn(48, 64)]
     row, lengths = pack(clips)
-    assert row.shape == (144, 64) and lengths == [80, 16, 48]
+    assert row.shape == (144, 64)
+    assert lengths == [80, 16, 48]
     assert all(torch.equal(a, b) for a, b in zip(clips, unpack(row, lengths), strict=True))
+
+
+def test_unpacking_needs_the_right_lengths() -> None:
     with pytest.raises(InputError, match="add up to 96, the row has 144"):
-        unpack(row, [80, 16])
+        unpack(torch.randn(144, 64), [80, 16])

@@ -1,72 +1,107 @@
+import pytest
 import torch
 
 from minisora.flow import ideal_velocity
-from minisora.sampling import euler, guided, heun, noise_levels
+from minisora.sampling import SAMPLERS, euler, guided, heun, noise_levels
 
 
 def last(steps):
     return list(steps)[-1]
 
 
-def test_levels() -> None:
+def test_noise_levels_fall_from_one_to_zero() -> None:
     levels = noise_levels(8, shift=3.0)
-    assert levels[0] == 1 and levels[-1] == 0 and (levels.diff() < 0).all() and len(levels) == 9
+    assert len(levels) == 9
+    assert levels[0] == 1
+    assert levels[-1] == 0
+    assert (levels.diff() < 0).all()
 
 
-def test_samplers_land_on_the_data() -> None:
-    data = torch.tensor([[2.0, 0.0], [-2.0, 1.0], [0.0, -2.0]])
+@pytest.fixture(params=SAMPLERS.values(), ids=SAMPLERS.keys())
+def path(request) -> list[torch.Tensor]:
+    """The path of 256 points from noise to `DATA`, along the ideal velocity."""
     noise = torch.randn(256, 2, generator=torch.Generator().manual_seed(0))
-    for sampler in (euler, heun):
-        path = list(sampler(lambda x, t: ideal_velocity(x, t, data), noise, noise_levels(32)))
-        assert len(path) == 32  # every step is yielded
-        distance = torch.cdist(path[-1], data)
-        assert distance.min(1).values.max() < 1e-3
-        share = distance.argmin(1).bincount(minlength=3) / 256  # and each point gets its share
-        assert (share - 1 / 3).abs().max() < 0.12
+    steps = request.param(lambda x, t: ideal_velocity(x, t, DATA), noise, noise_levels(32))
+    return list(steps)
+
+
+DATA = torch.tensor([[2.0, 0.0], [-2.0, 1.0], [0.0, -2.0]])
+
+
+def test_samplers_yield_every_step(path) -> None:
+    assert len(path) == 32
+
+
+def test_samplers_end_on_the_data(path) -> None:
+    assert torch.cdist(path[-1], DATA).min(1).values.max() < 1e-3
+
+
+def test_samplers_reach_all_data_equally_often(path) -> None:
+    share = torch.cdist(path[-1], DATA).argmin(1).bincount(minlength=3) / 256
+    assert (share - 1 / 3).abs().max() < 0.12
 
 
 def test_heun_is_of_higher_order() -> None:
     data = torch.randn(6, 4, generator=torch.Generator().manual_seed(2)) * 0.3
     noise = torch.randn(64, 4, generator=torch.Generator().manual_seed(3))
 
-    def velocity(x, t):  # stops at t = 0.3, where the path is still smooth
-        return ideal_velocity(x, t, data)
+    def end(sampler, steps: int) -> torch.Tensor:
+        levels = torch.linspace(1, 0.3, steps)  # down to 0.3, where the path is still smooth
+        return last(sampler(lambda x, t: ideal_velocity(x, t, data), noise, levels))
 
-    exact = last(heun(velocity, noise, torch.linspace(1, 0.3, 400)))
-    errors = [
-        (last(s(velocity, noise, torch.linspace(1, 0.3, 9))) - exact).norm() for s in (euler, heun)
-    ]
-    assert errors[1] < errors[0] / 5
+    exact = end(heun, 400)
+    assert (end(heun, 9) - exact).norm() < (end(euler, 9) - exact).norm() / 5
 
 
 def test_a_straight_path_needs_one_step() -> None:
     point = torch.tensor([[1.0, -3.0]])
     noise = torch.randn(16, 2)
-    made = last(euler(lambda x, t: ideal_velocity(x, t, point), noise, noise_levels(1)))
-    assert torch.allclose(made, point.expand(16, 2), atol=1e-5)
+    sample = last(euler(lambda x, t: ideal_velocity(x, t, point), noise, noise_levels(1)))
+    assert torch.allclose(sample, point.expand(16, 2), atol=1e-5)
 
 
-def test_guidance_extrapolates_from_no_text() -> None:
-    def velocity(x, t, text):
-        return text.mean((1, 2))[:, None] * torch.ones_like(x)
-
-    text, null = torch.full((3, 2, 2), 5.0), torch.full((3, 2, 2), 1.0)
-    x, t = torch.zeros(3, 4), torch.ones(3)
-    for scale, expected in ((0.0, 1.0), (1.0, 5.0), (2.5, 11.0)):
-        assert torch.equal(guided(velocity, text, null, scale)(x, t), torch.full((3, 4), expected))
-
-
-def test_guidance_ends_when_the_noise_is_low_enough() -> None:
-    asked = []
-
-    def velocity(x, t, text):
-        asked.append(len(x))
-        return text.mean((1, 2))[:, None] * torch.ones_like(x)
+class Recorded:
+    """A velocity that is the mean of the text everywhere. `batches` are the sizes of its calls."""
 
     text, null = torch.full((3, 2, 2), 5.0), torch.full((3, 2, 2), 1.0)
-    for level, expected in ((0.51, 9.0), (0.5, 9.0), (0.49, 5.0)):
-        made = guided(velocity, text, null, 2.0, until=0.5)(
-            torch.zeros(3, 4), torch.full((3,), level)
-        )
-        assert torch.equal(made, torch.full((3, 4), expected))
-    assert asked == [6, 6, 3]  # below, the velocity without text is not computed
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def __call__(self, x: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        self.batches.append(len(x))
+        return text.mean((1, 2)).view(-1, *[1] * (x.ndim - 1)) * torch.ones_like(x)
+
+
+@pytest.mark.parametrize(("scale", "expected"), [(0.0, 1.0), (1.0, 5.0), (2.5, 11.0)])
+def test_guidance_extrapolates_from_no_text(scale: float, expected: float) -> None:
+    velocity = guided(Recorded(), Recorded.text, Recorded.null, scale)
+    v = velocity(torch.zeros(3, 4), torch.ones(3))
+    assert torch.equal(v, torch.full((3, 4), expected))
+
+
+# above and at `until` the batch holds both texts; below, the velocity without text is not computed
+@pytest.mark.parametrize(
+    ("level", "expected", "batch"), [(0.51, 9.0, 6), (0.5, 9.0, 6), (0.49, 5.0, 3)]
+)
+def test_guidance_ends_at_a_noise_level(level: float, expected: float, batch: int) -> None:
+    recorded = Recorded()
+    velocity = guided(recorded, Recorded.text, Recorded.null, 2.0, until=0.5)
+    v = velocity(torch.zeros(3, 4), torch.full((3,), level))
+    assert torch.equal(v, torch.full((3, 4), expected))
+    assert recorded.batches == [batch]
+
+
+@pytest.mark.parametrize(
+    ("level", "expected", "batch"), [(0.51, 9.0, 6), (0.5, 9.0, 6), (0.49, 5.0, 3)]
+)
+def test_known_tokens_do_not_end_guidance(level: float, expected: float, batch: int) -> None:
+    """With a noise level per token, the unknown tokens decide: known ones are always at 0."""
+    recorded = Recorded()
+    velocity = guided(recorded, Recorded.text, Recorded.null, 2.0, until=0.5)
+    levels = torch.full((3, 7), level)
+    levels[:, :4] = 0  # the first tokens are known, and so is all of one clip
+    levels[1] = 0
+    v = velocity(torch.zeros(3, 7, 4), levels)
+    assert torch.equal(v, torch.full((3, 7, 4), expected))
+    assert recorded.batches == [batch]

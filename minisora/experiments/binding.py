@@ -1,58 +1,66 @@
-"""Two objects: does the model know which color is whose?
+"""Two objects: does the model know which color belongs to which?
 
-Transformers learn from scratch, for the same number of steps, from clips of one object and of two. Words reach
-the picture by attention and as a mean in adaLN, or by attention alone; and the two objects are told
-in any order, or always from the upper or the left one.
+Transformers learn from random weights, for the same number of steps, from clips of one object and
+of two. The text conditions them by cross-attention and through its mean in adaLN, or by
+cross-attention only. Captions name the two objects in either order, or always the upper or left one
+first.
 """
 
+from pathlib import Path
 from typing import Any
 
-from minisora.experiments.short_runs import (
-    ROOT,
-    Recipe,
-    cached_latents,
-    found,
-    fresh_clips,
-    keep,
-    scores,
-    train,
-)
+from minisora.experiments import runs
+from minisora.experiments.runs import Run, fill, found, fresh_clips, score
+from minisora.metrics import markdown
 from minisora.weights import fingerprint, shipped
-from minisora.world import pairs
+from minisora.world.language import in_order
 
-WAYS = {  # name: whether adaLN gets the mean of the words, whether captions are in order
-    "attention and a mean": (True, False),
-    "attention alone": (False, False),
-    "attention and a mean, in order": (True, True),
-    "attention alone, in order": (False, True),
-}
-RESULTS = ROOT / "configs" / "binding.jsonl"
-COLUMNS = ("layout", "relation", "color", "motion", "shape", "clean", "all")
+BOTH = ("--data.worlds", '{"pairs": 0.5, "shapes": 0.5}')
+POOLED = (*BOTH, "--model.dit.pooled", "true")
+UNPOOLED = (*BOTH, "--model.dit.pooled", "false")
+ORDERED = ("--data.view.ordered_steps", "1000000")  # longer than any run
+
+RUNS = [
+    Run("pooled", "attention + pooled text", POOLED),
+    Run("attention", "attention only", UNPOOLED),
+    Run(
+        "pooled-ordered",
+        "attention + pooled text, ordered captions",
+        POOLED + ORDERED,
+        prompt=in_order,
+    ),
+    Run(
+        "attention-ordered",
+        "attention only, ordered captions",
+        UNPOOLED + ORDERED,
+        prompt=in_order,
+    ),
+]
+RESULTS = runs.RESULTS / "binding.jsonl"
+SCORES = ("layout", "relation", "color", "motion", "shape", "clean", "all")
+COLUMNS = {"label": "text conditioning", "seed": "seed", "steps": "steps"}
+COLUMNS |= {name: name for name in SCORES}
 
 
-def run(seeds: list[int], steps: int, prompts: int, only: list[str]) -> str:
-    """Runs what the results do not hold yet for the shipped VAE; returns the table."""
+def run(
+    seeds: list[int], steps: int, prompts: int, only: list[str], results: Path = RESULTS
+) -> str:
+    """Runs what the results lack for the shipped VAE; returns the table."""
     settings = {"steps": steps, "prompts": prompts, "vae": fingerprint(shipped(), "vae")}
-    for seed in seeds:
-        for way, (pooled, ordered) in WAYS.items():
-            run = {"words by": way, "seed": seed, **settings}
-            if found(RESULTS, **run) or (only and way not in only):
-                continue
-            recipe = Recipe.from_config()
-            recipe.model["pooled"] = pooled
-            if ordered:
-                recipe.caption = pairs.in_order
-            sora = train(recipe, cached_latents(pairs=0.5), seed, steps)
-            clips = fresh_clips(sora, prompts, pairs)
-            keep(RESULTS, **run, **scores(sora, clips, recipe.caption, pairs))
-    return table(found(RESULTS, **settings))
+    clips = fresh_clips(prompts, "pairs")
+
+    def measure(way: Run, seed: int) -> dict[str, Any]:
+        return score(runs.train("binding", way, seed, steps), clips, way.prompt)
+
+    fill(results, runs.chosen(RUNS, only), seeds, settings, measure)
+    return table(found(results, **settings))
 
 
-def table(runs: list[dict[str, Any]]) -> str:
-    """Percent right of clips of two objects, held-out pairs of shape and color."""
-    heads = ("words by", "seed", "steps")
-    lines = [f"| {' | '.join((*heads, *COLUMNS))} |", "|---" * len(heads + COLUMNS) + "|"]
-    for run in runs:
-        cells = [str(run[head]) for head in heads] + [f"{run[name]:.0f}%" for name in COLUMNS]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+def table(rows: list[dict[str, Any]]) -> str:
+    """Percent right of clips of two objects with held-out pairs of shape and color."""
+    labels = {way.slug: way.label for way in RUNS}
+    lines = [
+        {**row, "label": labels[row["run"]], **{name: f"{row[name]:.0f}%" for name in SCORES}}
+        for row in rows
+    ]
+    return markdown(lines, COLUMNS)

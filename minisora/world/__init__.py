@@ -1,21 +1,35 @@
-"""The toy universe. A world is `clip(seed, index, ...)` -> frames, captions and truth, and
-`describe(frames)`, the oracle that reads the truth back from the pixels. Here is the world of one
-object; `pairs` is the world of two."""
+"""The toy worlds: each draws clips with captions, and reads its own pixels back.
 
-from minisora.world import pairs, shapes
+The functions here are those of the world of one object, `shapes`; `pairs` is the world of two.
+`WORLDS` holds all worlds by name, `Mixture` draws from several, and `language` is what people type
+about them. A new world is one file and one line that registers it.
+"""
+
+from minisora.world import language, oracle, pairs, shapes
 from minisora.world.oracle import ATTRIBUTES, agree, describe
+from minisora.world.protocol import WORLDS, Clip, Mixture, World, get, register
 from minisora.world.shapes import (
     HELD_OUT,
     HELD_OUT_MOTIONS,
     SPLITS,
-    Clip,
     caption,
     clip,
     draw_attributes,
     parse,
 )
 
-WORDS = shapes.WORDS | pairs.WORDS  # every word of every caption
+# `world_of_prompt` asks the last one first; "shapes" accepts any text
+register(oracle.SHAPES_WORLD)
+register(pairs.PAIRS_WORLD)
+
+# every word of every caption of every world
+WORDS: frozenset[str] = frozenset().union(*(world.words for world in WORLDS.values()))
+
+
+def world_of_prompt(text: str) -> World:
+    """The world that a text is about: the last registered world that can parse it."""
+    return next(world for world in reversed(WORLDS.values()) if world.parse(text) is not None)
+
 
 __all__ = [
     "ATTRIBUTES",
@@ -23,13 +37,20 @@ __all__ = [
     "HELD_OUT_MOTIONS",
     "SPLITS",
     "WORDS",
+    "WORLDS",
     "Clip",
+    "Mixture",
+    "World",
     "agree",
     "caption",
     "clip",
     "describe",
     "draw_attributes",
+    "get",
+    "language",
     "pairs",
     "parse",
+    "register",
     "shapes",
+    "world_of_prompt",
 ]

@@ -1,8 +1,9 @@
-"""Two moving shapes: "a red circle moving left above a blue square standing still on a black
-background".
+"""The world of two objects: "a red circle moving left above a blue square standing still on a
+black background".
 
-Each object keeps to its half of the picture, so the relation holds in every frame. Objects are of
-one size, differ in color, and stand still or move along the border between the halves.
+Each object stays in its half of the picture, so the relation holds in every frame. Both objects
+have the same size and differ in color. They stand still or move along the border between the
+halves.
 """
 
 import re
@@ -10,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from minisora import draws
 from minisora.errors import check_frames
 from minisora.world import shapes
 from minisora.world.oracle import nearest, read_object
+from minisora.world.protocol import Clip, World
 from minisora.world.shapes import (
     BACKGROUNDS,
     COLORS,
@@ -22,23 +25,24 @@ from minisora.world.shapes import (
     REACH,
     SIDE,
     SPEED,
-    Clip,
     check_clip,
     cover,
     draw_attributes,
-    mirrored,
+    reflect,
 )
 
 RADIUS = 4.2  # units
 OPPOSITE = {"above": "below", "left of": "right of", "below": "above", "right of": "left of"}
 RELATIONS = tuple(OPPOSITE)
-ATTRIBUTES = ("shape", "color", "motion")
+SECOND_HALF = ("below", "right of")  # relations that put the first object below or on the right
+ATTRIBUTES = ("shape", "color", "motion")  # of each object
 SCORES = ("background", "layout", "relation", "color", "motion", "shape", "clean", "all")
-WORDS = frozenset(word for relation in RELATIONS for word in relation.split())
+# every word of every caption: those of one object, and the relations
+WORDS = shapes.WORDS | {word for relation in RELATIONS for word in relation.split()}
 
 
 def axis_of(relation: str) -> int:
-    """Along which axis the objects are apart: 0 is x, 1 is y."""
+    """The axis along which the objects are apart: 0 is x, 1 is y."""
     return 0 if relation in ("left of", "right of") else 1
 
 
@@ -50,56 +54,68 @@ def clip(
     width: int = 32,
     split: str = "train",
 ) -> Clip:
-    """Clip number `index` of the world of pairs, as `world.clip`. The truth is {"objects",
-    "relation", "background", "clean", "position"}: "objects" holds shape, color and motion of the
-    first and the second, "position" is (2, T, 2).
+    """Clip number `index` of `seed`: the same frames on every machine, in any order.
 
-    Of "held_out" and "held_out_motion" the first object is held out, the second is not.
+    The truth is {"objects", "relation", "background", "clean", "position"}: "objects" holds shape,
+    color and motion of the first and the second object, "position" is (2, T, 2). In "held_out" and
+    "held_out_motion" the first object is held out and the second is from the training split.
+    Raises InputError as `shapes.clip` does.
     """
     check_clip(seed, index, num_frames, height, width, split)
-    rng = np.random.default_rng((seed, index, 2))
-    unit = min(height, width) / SIDE
+    rng = draws.rng("pairs", seed, index)
+    unit = min(height, width) / SIDE  # pixels
     relation = RELATIONS[rng.integers(len(RELATIONS))]
-    apart = axis_of(relation)
-    motions = tuple(
-        m for m in MOTIONS if m == "standing still" or DIRECTIONS.get(m, (1, 1))[apart] == 0
-    )
-    while True:
-        first = draw_attributes(rng, split, motions)
-        second = draw_attributes(rng, "all" if split == "all" else "train", motions)
-        paths = [
-            trajectory(rng, one["motion"], half, apart, num_frames, (width / unit, height / unit))
-            for one, half in (
-                (first, relation in ("below", "right of")),
-                (second, relation in ("above", "left of")),
-            )
-        ]
-        position = np.stack(paths)  # (2, T, 2)
-        gap = np.abs(position[0, 0] - position[1, 0])  # in the first frame: no diagonals
-        if first["color"] != second["color"] and gap[apart] > gap[1 - apart] + 2:
-            break
-    background = np.array(BACKGROUNDS[first["background"]])
-    frames = np.broadcast_to(background, (num_frames, height, width, 3))
-    for one, path in zip((first, second), position, strict=True):
-        radius = np.full(num_frames, RADIUS * unit)
-        alpha = cover(one["shape"], path * unit, radius, height, width)[..., None]
-        frames = frames + alpha * (np.array(COLORS[one["color"]]) - frames)
+    # two dictionaries of attributes, and (2, T, 2) in units
+    drawn, path = draw_scene(rng, relation, split, num_frames, (width / unit, height / unit))
     truth = {
-        "objects": [
-            {
-                "shape": one["shape"],
-                "color": one["color"],
-                "motion": one["motion"] if num_frames > 1 else None,
-            }
-            for one in (first, second)
-        ],
+        "objects": [visible(attributes, num_frames) for attributes in drawn],
         "relation": relation,
-        "background": first["background"],
+        "background": drawn[0]["background"],  # the second object's is not used
         "clean": True,
-        "position": position * unit,
+        "position": path * unit,
     }
     return Clip(
-        np.round(255 * frames).astype(np.uint8), caption(truth), short_caption(truth, rng), truth
+        frames=render(drawn, path * unit, RADIUS * unit, height, width),
+        caption=caption(truth),
+        short_caption=short_caption(truth, rng),
+        truth=truth,
+        world="pairs",
+    )
+
+
+def draw_scene(
+    rng: np.random.Generator,
+    relation: str,
+    split: str,
+    num_frames: int,
+    extent: tuple[float, float],
+) -> tuple[list[dict[str, str]], np.ndarray]:
+    """Draws the attributes of two objects of different colors and their paths (2, T, 2) in units.
+
+    `extent` is the picture's (width, height) in units.
+    """
+    axis = axis_of(relation)
+    motions = motions_along_border(axis)
+    first_is_far = relation in SECOND_HALF
+    while True:  # rejection sampling
+        first = draw_attributes(rng, split, motions)
+        second = draw_attributes(rng, "all" if split == "all" else "train", motions)
+        path = np.stack([
+            trajectory(rng, first["motion"], first_is_far, axis, num_frames, extent),
+            trajectory(rng, second["motion"], not first_is_far, axis, num_frames, extent),
+        ])  # fmt: skip
+        # a diagonal in the first frame would leave the relation open
+        gap = np.abs(path[0, 0] - path[1, 0])  # (2,)
+        if first["color"] != second["color"] and gap[axis] > gap[1 - axis] + 2:
+            return [first, second], path
+
+
+def motions_along_border(axis: int) -> tuple[str, ...]:
+    """The motions that never change the position along `axis`, where the objects are apart."""
+    return tuple(
+        motion
+        for motion in MOTIONS
+        if motion == "standing still" or (motion in DIRECTIONS and DIRECTIONS[motion][axis] == 0)
     )
 
 
@@ -107,145 +123,198 @@ def trajectory(
     rng: np.random.Generator,
     motion: str,
     far: bool,
-    apart: int,
+    axis: int,
     num_frames: int,
     extent: tuple[float, float],
 ) -> np.ndarray:
-    """Position (T, 2) as (x, y) in units of an object that keeps to its half: the `far` one is the
-    right or the lower."""
+    """Draws the path of an object that stays in its half: (T, 2) as (x, y) in units.
+
+    The halves are apart along `axis`; the `far` one is the lower or the right.
+    """
     reach = REACH * RADIUS
     path = np.empty((num_frames, 2))
-    half = extent[apart] / 2
+    # across the border: a constant
+    half = extent[axis] / 2
     low, high = (half + reach, 2 * half - reach) if far else (reach, half - reach)
-    path[:, apart] = rng.uniform(low, high)
-    along = 1 - apart
+    path[:, axis] = rng.uniform(low, high)
+    # along the border: a straight path, reflected at the edges of the picture
+    along = 1 - axis
     low, high = reach, extent[along] - reach
     step = DIRECTIONS.get(motion, (0, 0))[along] * rng.uniform(*SPEED)
     start = rng.uniform(max(low, low - NO_TURN * step), min(high, high - NO_TURN * step))
-    path[:, along] = mirrored(start + step * np.arange(num_frames), low, high)
+    path[:, along] = reflect(start + step * np.arange(num_frames), low, high)
     return path
 
 
-def phrase(one: dict[str, Any]) -> str:
-    return " ".join(filter(None, ("a", one["color"], one["shape"], one["motion"])))
+def render(
+    drawn: list[dict[str, str]], path: np.ndarray, radius: float, height: int, width: int
+) -> np.ndarray:
+    """Paints both objects: path (2, T, 2) and radius in pixels -> uint8 (T, H, W, 3)."""
+    num_frames = path.shape[1]
+    background = np.array(BACKGROUNDS[drawn[0]["background"]])
+    frames = np.broadcast_to(background, (num_frames, height, width, 3))
+    radii = np.full(num_frames, radius)  # (T,)
+    for attributes, position in zip(drawn, path, strict=True):
+        alpha = cover(attributes["shape"], position, radii, height, width)  # (T, H, W)
+        color = np.array(COLORS[attributes["color"]])  # (3,)
+        frames = frames + alpha[..., None] * (color - frames)  # (T, H, W, 3)
+    return np.round(255 * frames).astype(np.uint8)
+
+
+def visible(attributes: dict[str, str], num_frames: int) -> dict[str, str | None]:
+    """The attributes of an object that a clip of `num_frames` frames can show."""
+    motion = attributes["motion"] if num_frames > 1 else None
+    return {"shape": attributes["shape"], "color": attributes["color"], "motion": motion}
+
+
+def phrase(attributes: dict[str, Any]) -> str:
+    """One object in words: "a red circle moving left"."""
+    words = ("a", attributes["color"], attributes["shape"], attributes["motion"])
+    return " ".join(word for word in words if word)
 
 
 def caption(truth: dict[str, Any]) -> str:
+    """The rich caption: both objects, their relation and the background."""
     first, second = truth["objects"]
     return f"{phrase(first)} {truth['relation']} {phrase(second)} on a {truth['background']} background"
 
 
 def short_caption(truth: dict[str, Any], rng: np.random.Generator) -> str:
     """As people write: "red circle above blue square", "a red circle and a blue square"."""
-    forms = ("{0[color]} {0[shape]} {relation} {1[color]} {1[shape]}", "a {0[shape]} {relation} a {1[shape]}",
-             "a {0[color]} {0[shape]} and a {1[color]} {1[shape]}")  # fmt: skip
+    forms = (
+        "{0[color]} {0[shape]} {relation} {1[color]} {1[shape]}",
+        "a {0[shape]} {relation} a {1[shape]}",
+        "a {0[color]} {0[shape]} and a {1[color]} {1[shape]}",
+    )
     form = forms[rng.integers(len(forms))]
     return form.format(*truth["objects"], relation=truth["relation"])
 
 
 def parse(text: str) -> dict[str, Any] | None:
-    """What a text of two objects names: {"objects", "relation", "background"}, None for what it
-    does not say; None if it has no relation and no "and" with a color or a shape on both sides."""
-    parts = re.split(
-        rf"\b({'|'.join(RELATIONS)}|and (?!left|right|up|down))\b", text.lower(), maxsplit=1
-    )
+    """What a text about two objects names: {"objects", "relation", "background"}.
+
+    What it does not name is None. The whole is None for a text about one object: one without a
+    relation or an "and" that has a color or a shape on both sides.
+    """
+    # the "and" of "moving up and left" joins no objects
+    joint = rf"\b({'|'.join(RELATIONS)}|and (?!left|right|up|down))\b"
+    parts = re.split(joint, text.lower(), maxsplit=1)
     if len(parts) < 3:
         return None
     first, second = shapes.parse(parts[0]), shapes.parse(parts[2])
-    if not all(one["color"] or one["shape"] for one in (first, second)):
+    if not all(named["color"] or named["shape"] for named in (first, second)):
         return None
     return {
-        "objects": [{name: one[name] for name in ATTRIBUTES} for one in (first, second)],
+        "objects": [{name: named[name] for name in ATTRIBUTES} for named in (first, second)],
         "relation": parts[1] if parts[1] in OPPOSITE else None,
         "background": second["background"] or first["background"],
     }
 
 
-def in_order(text: str) -> str:
-    """A caption of two objects told from the upper or the left one ("b below a" is "a above b");
-    any other text as it is."""
-    said = parse(text)
-    if said is None or said["relation"] not in ("below", "right of") or caption(said) != text:
-        return text
-    turned = {"objects": said["objects"][::-1], "relation": OPPOSITE[said["relation"]]}
-    return caption({**said, **turned})
-
-
 def describe(frames: np.ndarray) -> dict[str, Any]:
-    """Reads frames, uint8 (T, H, W, 3), that show two objects: the truth of `clip`, its relation
-    "above" or "left of".
+    """Reads frames of two objects, uint8 (T, H, W, 3).
 
-    The picture is cut where it is emptiest near its middle, along each axis; each part is read as
-    a picture of one object. The cut that explains more is taken. If both do, the objects stand
-    diagonally: then they are apart along the axis that neither moves along, or else the one along
-    which they are further apart.
+    Returns the keys of a clip's truth, with the relation "above" or "left of". The picture is cut
+    in two along each axis, and each part is read as a picture of one object. The better reading
+    wins. If both are clean, the objects are on a diagonal: then they are apart along the axis that
+    neither moves along, or, if that is true of both axes, along the axis of the wider gap. Raises
+    InputError for frames of another form.
     """
     frames = np.asarray(frames)
     check_frames(frames, "(T, H, W, 3)", side=8)
     pixels = frames / 255.0
-    unit = min(frames.shape[1:3]) / SIDE
+    unit = min(frames.shape[1:3]) / SIDE  # pixels
     background = nearest(np.median(pixels, axis=(0, 1, 2)), BACKGROUNDS)
-    difference = pixels - np.array(BACKGROUNDS[background])
-    readings = [cut(difference, background, unit, apart) for apart in (0, 1)]
-    return min(readings, key=lambda reading: reading[0])[1]
+    difference = pixels - np.array(BACKGROUNDS[background])  # (T, H, W, 3)
+    readings = [read_halves(difference, background, unit, axis) for axis in (0, 1)]
+    truth, _ = min(readings, key=lambda reading: reading[1])
+    return truth
 
 
-def cut(
-    difference: np.ndarray, background: str, unit: float, apart: int
-) -> tuple[tuple[bool, bool, float], dict[str, Any]]:
-    """The picture read as two objects apart along x (0) or y (1), and how far that is to be
-    believed: smaller is better."""
-    axis = 2 - apart  # of (T, H, W, 3)
-    size = difference.shape[axis]
-    mass = np.square(difference).sum((0, 3, 3 - axis))
-    middle = range(size // 3, size - size // 3 + 1)
-    at = min(middle, key=lambda i: (round(mass[i - 1] + mass[i], 3), abs(i - size / 2)))
-    objects, misfit, positions, clean = [], [], [], True
-    for part, offset in zip(np.split(difference, [at], axis), (0, at), strict=True):
+def read_halves(
+    difference: np.ndarray, background: str, unit: float, axis: int
+) -> tuple[dict[str, Any], tuple[bool, bool, float]]:
+    """Reads two objects that are apart along x (0) or y (1).
+
+    Returns what `describe` returns, and the doubt about it: the reading with less doubt is better.
+    """
+    border = find_border(difference, axis)
+    objects, positions, clean, misfit = [], [], True, 0.0
+    parts = np.split(difference, [border], 2 - axis)  # y is dimension 1, x dimension 2
+    for part, offset in zip(parts, (0, border), strict=True):
         read, rest = read_object(part, background, unit)
         objects.append({name: read[name] for name in ATTRIBUTES})
-        misfit.append(rest)
-        clean = clean and read["clean"]
-        position = read["position"].copy()
-        position[:, apart] += offset
+        position = read["position"].copy()  # (T, 2), within the part
+        position[:, axis] += offset
         positions.append(position)
-    gap = np.abs(positions[0] - positions[1]).min(0)
-    across = all(DIRECTIONS.get(one["motion"] or "", (0, 0))[apart] == 0 for one in objects)
+        clean, misfit = clean and read["clean"], misfit + rest
+
+    # no object of this world moves across the border
+    lawful = all(DIRECTIONS.get(read["motion"] or "", (0, 0))[axis] == 0 for read in objects)
+    gap = np.abs(positions[0] - positions[1]).min(0)  # (2,)
+    # clean readings compare by their gap, others by what they leave unexplained
+    doubt = float(-gap[axis]) if clean else float(np.nan_to_num(misfit, nan=np.inf))
     truth = {
         "objects": objects,
-        "relation": "above" if apart else "left of",
+        "relation": "above" if axis else "left of",
         "background": background,
-        "clean": clean and across,
-        "position": np.stack(positions),
+        "clean": clean and lawful,
+        "position": np.stack(positions),  # (2, T, 2)
     }
-    return (
-        not clean,
-        not across,
-        float(-gap[apart]) if clean else float(np.nan_to_num(sum(misfit), nan=np.inf)),
-    ), truth
+    return truth, (not clean, not lawful, doubt)  # compared from left to right
+
+
+def find_border(difference: np.ndarray, axis: int) -> int:
+    """The row (axis 1) or column (axis 0) where the picture is emptiest, in its middle third."""
+    dimension = 2 - axis  # of (T, H, W, 3)
+    size = difference.shape[dimension]
+    mass = np.square(difference).sum((0, 3, 3 - dimension))  # (size,)
+    middle = range(size // 3, size - size // 3 + 1)
+    # among equally empty borders take the most central; rounding makes near ties equal
+    return min(middle, key=lambda i: (round(mass[i - 1] + mass[i], 3), abs(i - size / 2)))
 
 
 def agree(truth: dict[str, Any], read: dict[str, Any]) -> dict[str, bool]:
-    """Which parts are right. "layout": the objects are apart along the right axis. "relation":
-    that, and the two are not better explained by each other's places. An attribute is right if it
-    is of both objects, each in its place; "all" is everything."""
+    """Which parts of a scene were read right.
+
+    "layout": the objects are apart along the right axis. "relation": the layout is right, and
+    swapping the two objects would not match the truth better. "shape", "color" and "motion" must
+    be right for both objects, each in its own half. "all" is everything.
+    """
     wanted, relation = list(truth["objects"]), truth["relation"]
-    if relation in ("below", "right of"):
+    if relation in SECOND_HALF:  # the oracle starts with the upper or the left object
         wanted, relation = wanted[::-1], OPPOSITE[relation]
-    got = read["objects"]
+    found = read["objects"]
     layout = relation == read["relation"]
-    matches = [
-        sum(w[name] == g[name] for w, g in zip(wanted, order, strict=True) for name in ATTRIBUTES)
-        for order in (got, got[::-1])
-    ]
     right = {
-        name: layout and all(w[name] == g[name] for w, g in zip(wanted, got, strict=True))
+        name: layout and all(w[name] == f[name] for w, f in zip(wanted, found, strict=True))
         for name in ATTRIBUTES
     }
+    # would the objects match better if they were swapped?
+    in_order = count_matches(wanted, found) >= count_matches(wanted, found[::-1])
     right |= {
         "background": truth["background"] == read["background"],
         "layout": layout,
-        "relation": layout and matches[0] >= matches[1],
+        "relation": layout and in_order,
         "clean": read["clean"],
     }
     return {**right, "all": all(right.values())}
+
+
+def count_matches(wanted: list[dict[str, Any]], found: list[dict[str, Any]]) -> int:
+    """How many attributes two lists of objects have in common, object by object."""
+    pairs = zip(wanted, found, strict=True)
+    return sum(one[name] == other[name] for one, other in pairs for name in ATTRIBUTES)
+
+
+PAIRS_WORLD = World(
+    name="pairs",
+    words=WORDS,
+    splits=("train", "held_out", "held_out_motion"),
+    scores=SCORES,
+    clip=clip,
+    describe=describe,
+    agree=agree,
+    parse=parse,
+    caption=caption,
+)

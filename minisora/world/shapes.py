@@ -1,17 +1,18 @@
-"""Moving shapes: one object, one motion, one background, rendered with smooth edges at any length and size.
+"""The world of one object: one shape, one motion, one background, with smooth edges, at any size.
 
-A clip is a function of `(seed, index)`: the attributes and the start are drawn from them, the laws
-of motion do the rest. Lengths are in *units*: the shorter side of the picture is 32 units, so one
-world exists at every size.
+A clip is a function of `(seed, index)`: they draw the attributes and the start, and the laws of
+motion do the rest. Lengths are in *units*: the shorter side of the picture is 32 units, so the
+world is the same at every size.
 """
 
 import re
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from minisora import draws
 from minisora.errors import InputError
+from minisora.world.protocol import Clip
 
 # RGB in [0, 1]
 COLORS = {
@@ -30,21 +31,25 @@ DIRECTIONS = {
     "moving down and left": (-1, 1), "moving down and right": (1, 1),
 }  # fmt: skip
 MOTIONS = (*DIRECTIONS, "standing still", "growing", "shrinking", "bouncing")
+# clips whose size changes have no size word; this is the size of their first frame
+FIRST_SIZE = {"growing": "small", "shrinking": "large"}
 
 SIDE = 32.0  # units along the shorter side of a picture
-SPEED = (0.6, 0.8)  # units a frame on each moving axis
-GROWTH, RADII = 0.375, (4.0, 10.0)  # units a frame, and where growing and shrinking turn
-BOUNCE_FRAMES, BOUNCE_HEIGHT = 8, 11.0
-REACH = 1.25  # no shape goes further from its center along x or y, in radii
-NO_TURN = 16  # steps after the first frame in which nothing turns round
+SPEED = (0.6, 0.8)  # units per frame along each axis of motion
+GROWTH = 0.375  # units per frame
+RADII = (4.0, 10.0)  # units: a changing radius reverses here
+BOUNCE_FRAMES, BOUNCE_HEIGHT = 8, 11.0  # frames per bounce, units
+REACH = 1.25  # radii: no shape extends further from its center along x or y
+NO_TURN = 16  # steps at the start of a clip without a reversal
 
+# every word of every caption
 WORDS = frozenset(
     word
     for phrase in ("a on background", *SHAPES, *COLORS, *MOTIONS, *SIZES, *BACKGROUNDS)
     for word in phrase.split()
-)  # every word of every caption
+)
 
-# Never trained on. Every word of them is still seen often in other company.
+# Combinations that are never trained on. Each of their words is common in other combinations.
 HELD_OUT = frozenset({
     ("circle", "yellow"), ("circle", "cyan"), ("square", "red"), ("square", "orange"),
     ("triangle", "blue"), ("triangle", "white"), ("star", "green"), ("cross", "purple"),
@@ -56,33 +61,32 @@ HELD_OUT_MOTIONS = frozenset({
 SPLITS = ("train", "held_out", "held_out_motion", "all")
 
 
-@dataclass(frozen=True)
-class Clip:
-    """A clip and the truth about it. `truth` has the keys of `describe`; an image (T = 1) has no
-    motion."""
-
-    frames: np.ndarray  # uint8 (T, H, W, 3)
-    caption: str  # rich: every attribute
-    short_caption: str  # lossy, as people write
-    truth: dict[str, Any]
-
-
 def in_split(shape: str, color: str, motion: str, split: str) -> bool:
-    """Whether these attributes belong to `split`. A clip that is held out twice is in "all"
-    alone."""
-    pair, moving = (shape, color) in HELD_OUT, (shape, motion) in HELD_OUT_MOTIONS
-    return {"train": not pair and not moving, "held_out": pair and not moving,
-            "held_out_motion": moving and not pair, "all": True}[split]  # fmt: skip
+    """Whether these attributes belong to `split`.
+
+    An object whose color and motion are both held out belongs to "all" only.
+    """
+    new_color, new_motion = (shape, color) in HELD_OUT, (shape, motion) in HELD_OUT_MOTIONS
+    return {
+        "train": not new_color and not new_motion,
+        "held_out": new_color and not new_motion,
+        "held_out_motion": new_motion and not new_color,
+        "all": True,
+    }[split]
 
 
 def draw_attributes(
     rng: np.random.Generator, split: str = "train", motions: tuple[str, ...] = MOTIONS
 ) -> dict[str, str]:
-    """Draws shape, color, motion, size and background, each uniformly, until they belong to
-    `split`."""
-    choices = {"shape": SHAPES, "color": tuple(COLORS), "motion": motions, "size": tuple(SIZES),
-               "background": tuple(BACKGROUNDS)}  # fmt: skip
-    while True:
+    """Draws shape, color, motion, size and background uniformly from `split`."""
+    choices = {
+        "shape": SHAPES,
+        "color": tuple(COLORS),
+        "motion": motions,
+        "size": tuple(SIZES),
+        "background": tuple(BACKGROUNDS),
+    }
+    while True:  # rejection sampling
         drawn = {name: values[rng.integers(len(values))] for name, values in choices.items()}
         if in_split(drawn["shape"], drawn["color"], drawn["motion"], split):
             return drawn
@@ -92,26 +96,25 @@ def coverage(shape: str, x: np.ndarray, y: np.ndarray, r: np.ndarray) -> np.ndar
     """How much of each pixel the shape covers, in [0, 1].
 
     x, y: offsets of the pixel centers from the object's center, y down; r: radius; all in pixels,
-    broadcast together. The signed distance to the outline, blended over one pixel, is the
-    anti-aliasing.
+    broadcast together. The signed distance to the outline, clipped to half a pixel on either side,
+    gives smooth edges. Raises InputError for an unknown shape.
     """
     if shape == "circle":
         inside = r - np.hypot(x, y)
     elif shape == "square":
         inside = 0.88 * r - np.maximum(np.abs(x), np.abs(y))
-    elif (
-        shape == "triangle"
-    ):  # equilateral, pointing up: three sides 0.62 r from a center 0.2 r below the object's
+    # equilateral, pointing up: three sides 0.62 r from a center 0.2 r below the object's
+    elif shape == "triangle":
         below = y - 0.2 * r
         inside = 0.62 * r - np.maximum(below, np.sqrt(0.75) * np.abs(x) - 0.5 * below)
-    elif (
-        shape == "star"
-    ):  # fold the plane onto half a point: one edge is left, from the tip to the inner corner
+    # the plane folded onto half a point leaves one edge, from the tip to the inner corner
+    elif shape == "star":
         angle = np.abs((np.arctan2(x, -y) + np.pi / 5) % (2 * np.pi / 5) - np.pi / 5)
         along, across = np.hypot(x, y) * np.cos(angle), np.hypot(x, y) * np.sin(angle)
         corner = 0.55 * np.array([np.cos(np.pi / 5), np.sin(np.pi / 5)])
         edge = np.array([corner[0] - 1.25, corner[1]]) / np.hypot(corner[0] - 1.25, corner[1])
         inside = across * edge[0] - (along - 1.25 * r) * edge[1]
+    # the union of two bars: the larger of their signed distances
     elif shape == "cross":
         ax, ay = np.abs(x), np.abs(y)
         inside = np.maximum(
@@ -125,46 +128,47 @@ def coverage(shape: str, x: np.ndarray, y: np.ndarray, r: np.ndarray) -> np.ndar
 def cover(
     shape: str, position: np.ndarray, radius: np.ndarray, height: int, width: int
 ) -> np.ndarray:
-    """Coverage of whole frames: position (T, 2) as (x, y) and radius (T,) in pixels -> (T, H,
-    W)."""
-    x = np.arange(width) + 0.5 - position[:, 0, None, None]
-    y = np.arange(height)[:, None] + 0.5 - position[:, 1, None, None]
-    return coverage(shape, x, y, radius[:, None, None])
+    """Coverage of whole frames: position (T, 2) as (x, y), radius (T,), in pixels -> (T, H, W)."""
+    x = np.arange(width) + 0.5 - position[:, 0, None, None]  # (T, 1, W)
+    y = np.arange(height)[:, None] + 0.5 - position[:, 1, None, None]  # (T, H, 1)
+    return coverage(shape, x, y, radius[:, None, None])  # (T, H, W)
 
 
-def mirrored(path: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Turns a straight path round wherever it would leave [low, high]."""
+def reflect(path: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Keeps a straight path inside [low, high] by reflecting it at both ends."""
     return low + (high - low) - np.abs((path - low) % (2 * (high - low)) - (high - low))
 
 
 def trajectory(
     rng: np.random.Generator, motion: str, size: str, num_frames: int, height: float, width: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Position (T, 2) as (x, y) and radius (T,) in units, from a start that leaves `NO_TURN` steps
-    without a turn."""
-    frame = np.arange(num_frames)
-    radius = np.full(num_frames, SIZES[size])
-    if motion in ("growing", "shrinking"):
-        start = RADII[0] if motion == "growing" else RADII[1]
-        radius = mirrored(start + (GROWTH if motion == "growing" else -GROWTH) * frame, *RADII)
-    reach = REACH * (RADII[1] if motion in ("growing", "shrinking") else SIZES[size])
+    """Draws an object's path: position (T, 2) as (x, y) and radius (T,), both in units.
+
+    The start leaves room for `NO_TURN` steps before the first reversal.
+    """
+    frame = np.arange(num_frames)  # (T,)
+    radius = np.full(num_frames, SIZES[size])  # (T,)
+    if motion in FIRST_SIZE:
+        start, growth = (RADII[0], GROWTH) if motion == "growing" else (RADII[1], -GROWTH)
+        radius = reflect(start + growth * frame, *RADII)
+    reach = REACH * (RADII[1] if motion in FIRST_SIZE else SIZES[size])
 
     position = np.empty((num_frames, 2))
     for axis, extent in enumerate((width, height)):
         low, high = reach, extent - reach
         step = DIRECTIONS.get(motion, (0, 0))[axis] * rng.uniform(*SPEED)
-        floor = low + BOUNCE_HEIGHT if motion == "bouncing" and axis == 1 else low  # room to rise
+        # a bouncing object needs room above its floor
+        floor = low + BOUNCE_HEIGHT if motion == "bouncing" and axis == 1 else low
         start = rng.uniform(max(floor, low - NO_TURN * step), min(high, high - NO_TURN * step))
-        position[:, axis] = mirrored(start + step * frame, low, high)
+        position[:, axis] = reflect(start + step * frame, low, high)
     if motion == "bouncing":
         phase = frame % BOUNCE_FRAMES / BOUNCE_FRAMES
-        position[:, 1] -= 4 * BOUNCE_HEIGHT * phase * (1 - phase)
+        position[:, 1] -= 4 * BOUNCE_HEIGHT * phase * (1 - phase)  # a parabola, 0 at phase 0 and 1
     return position, radius
 
 
 def caption(truth: dict[str, Any]) -> str:
-    """The rich caption of the attributes. No motion for an image, no size word for growing and
-    shrinking."""
+    """The rich caption: every attribute that is not None."""
     words = (
         "a",
         truth["size"],
@@ -177,8 +181,7 @@ def caption(truth: dict[str, Any]) -> str:
 
 
 def short_caption(truth: dict[str, Any], rng: np.random.Generator) -> str:
-    """A lossy caption as people write them: "red circle", "a circle", "red circle moving left"."""
-    motion = truth["motion"] or ""
+    """A lossy caption, as people write: "red circle", "a circle", "red circle moving left"."""
     forms = (
         "{color} {shape}",
         "a {shape}",
@@ -186,35 +189,37 @@ def short_caption(truth: dict[str, Any], rng: np.random.Generator) -> str:
         "{color} {shape} {motion}",
         "{shape} {motion}",
     )
-    return (
-        forms[rng.integers(len(forms))]
-        .format(color=truth["color"], shape=truth["shape"], motion=motion)
-        .strip()
-    )
+    form = forms[rng.integers(len(forms))]
+    motion = truth["motion"] or ""  # an image has none
+    return form.format(color=truth["color"], shape=truth["shape"], motion=motion).strip()
 
 
 def parse(text: str) -> dict[str, str | None]:
-    """Which attributes of one object a text names; None for those it does not. Every word belongs
-    to one attribute, so their order does not matter."""
+    """The attributes of one object that a text names; None for those it does not name.
+
+    Every word belongs to one attribute, so word order does not matter. Never None as a whole: any
+    text can be about one object.
+    """
     words = re.findall(r"[a-z]+", text.lower())
-    plain = re.sub(r"\b(left|right) and (up|down)\b", r"\2 and \1", " ".join(words))
-    motions = [motion for motion in MOTIONS if re.search(rf"\b{motion}\b", plain)]
+    # "left and up" is "up and left"
+    ordered = re.sub(r"\b(left|right) and (up|down)\b", r"\2 and \1", " ".join(words))
+    motions = [motion for motion in MOTIONS if re.search(rf"\b{motion}\b", ordered)]
+    # the longest: "moving up" is part of "moving up and left"
     named: dict[str, str | None] = {"motion": max(motions, key=len, default=None)}
-    kinds = {"shape": SHAPES, "color": COLORS, "size": SIZES, "background": BACKGROUNDS}
-    for name, values in kinds.items():
+    vocabulary = {"shape": SHAPES, "color": COLORS, "size": SIZES, "background": BACKGROUNDS}
+    for name, values in vocabulary.items():
         named[name] = next((word for word in words if word in values), None)
     return named
 
 
-def shown(attributes: dict[str, str], num_frames: int) -> dict[str, str | None]:
-    """What a clip of these attributes can show: an image has no motion, growing and shrinking
-    clips have no size."""
+def visible(attributes: dict[str, str], num_frames: int) -> dict[str, str | None]:
+    """The attributes that a clip of `num_frames` frames can show.
+
+    An image has no motion; a clip of a growing or shrinking object has no size.
+    """
     seen: dict[str, str | None] = dict(attributes)
-    changing = {"growing": "small", "shrinking": "large"}.get(
-        attributes["motion"]
-    )  # as the first frame looks
-    if changing:
-        seen["size"] = changing if num_frames == 1 else None
+    if first_size := FIRST_SIZE.get(attributes["motion"]):
+        seen["size"] = first_size if num_frames == 1 else None
     if num_frames == 1:
         seen["motion"] = None
     return seen
@@ -223,7 +228,7 @@ def shown(attributes: dict[str, str], num_frames: int) -> dict[str, str | None]:
 def check_clip(
     seed: int, index: int, num_frames: int, height: int, width: int, split: str
 ) -> None:
-    """Raises InputError for a clip that cannot be."""
+    """Raises InputError for a clip that cannot exist."""
     if split not in SPLITS:
         raise InputError(f"no split {split!r}: the splits are {', '.join(SPLITS)}")
     if min(seed, index) < 0:
@@ -242,24 +247,30 @@ def clip(
     width: int = 32,
     split: str = "train",
 ) -> Clip:
-    """Clip number `index` of the world `seed`: the same frames on every machine, in any order.
+    """Clip number `index` of `seed`: the same frames on every machine, in any order.
 
-    The first frames of a longer clip are the shorter clip. Raises InputError on an unknown split
-    or an empty size.
+    The first frames of a longer clip are the shorter clip. Raises InputError for an unknown split,
+    a negative seed or index, and a size that is too small.
     """
     check_clip(seed, index, num_frames, height, width, split)
-    rng = np.random.default_rng((seed, index))
-    attributes = draw_attributes(rng, split)
-    unit = min(height, width) / SIDE
+    rng = draws.rng("shapes", seed, index)
+    drawn = draw_attributes(rng, split)
+    unit = min(height, width) / SIDE  # pixels
     path, radius = trajectory(
-        rng, attributes["motion"], attributes["size"], num_frames, height / unit, width / unit
+        rng, drawn["motion"], drawn["size"], num_frames, height / unit, width / unit
     )
-    seen = shown(attributes, num_frames)
-    alpha = cover(attributes["shape"], path * unit, radius * unit, height, width)[..., None]
+    alpha = cover(drawn["shape"], path * unit, radius * unit, height, width)  # (T, H, W)
     color, background = (
-        np.array(COLORS[attributes["color"]]),
-        np.array(BACKGROUNDS[attributes["background"]]),
+        np.array(COLORS[drawn["color"]]),
+        np.array(BACKGROUNDS[drawn["background"]]),
     )
-    frames = np.round(255 * (background + alpha * (color - background))).astype(np.uint8)
-    truth = {**seen, "clean": True, "position": path * unit}
-    return Clip(frames, caption(seen), short_caption(seen, rng), truth)
+    pixels = background + alpha[..., None] * (color - background)  # (T, H, W, 3)
+
+    seen = visible(drawn, num_frames)
+    return Clip(
+        frames=np.round(255 * pixels).astype(np.uint8),
+        caption=caption(seen),
+        short_caption=short_caption(seen, rng),
+        truth={**seen, "clean": True, "position": path * unit},
+        world="shapes",
+    )

@@ -1,0 +1,118 @@
+"""Lightning callbacks of every training: a progress bar that knows the end, and the export of the
+trained weights."""
+
+import subprocess
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar, WeightAveraging
+
+from minisora import weights
+
+
+class Progress(TQDMProgressBar):
+    """Batches done out of all batches, with the time left. (Batches are endless, so Lightning
+    itself knows no total.)"""
+
+    @property
+    def total_train_batches(self) -> int | float:
+        steps = self.trainer.max_steps
+        if steps <= 0:
+            return super().total_train_batches
+        return steps * self.trainer.accumulate_grad_batches
+
+    def on_train_epoch_start(self, trainer: L.Trainer, *arguments: Any) -> None:
+        super().on_train_epoch_start(trainer, *arguments)
+        self.train_progress_bar.initial = trainer.global_step * trainer.accumulate_grad_batches
+        self.train_progress_bar.set_description("training")
+
+
+class Export(Callback):
+    """Writes the trained weights and their provenance to `<root>/weights` after `max_steps`.
+
+    Every validation adds its scores to the provenance, also those before a resume. (The validation
+    in the very step of a checkpoint is lost on resume: it comes after the checkpoint is written.)
+    """
+
+    def __init__(self) -> None:
+        self.curve: list[dict[str, float]] = []
+        self.minutes_before = 0.0
+        self.commit = commit()
+        self.config: dict[str, Any] = {}  # the config that the command line was given
+        self.exported = False
+
+    def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.started = time.monotonic()
+
+    def minutes(self) -> float:
+        """Minutes of training so far, those before a resume included."""
+        return self.minutes_before + (time.monotonic() - self.started) / 60
+
+    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if trainer.sanity_checking:
+            return
+        values = {name: round(float(value), 4) for name, value in trainer.callback_metrics.items()}
+        point = {"step": trainer.global_step, "minutes": round(self.minutes(), 2)}
+        self.curve.append(point | values)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"curve": self.curve, "minutes": self.minutes()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.curve, self.minutes_before = state["curve"], state["minutes"]
+
+    def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Exports a checkpoint of the last step too: with nothing left to train, Lightning skips
+        `on_train_end`. Warns if the run ended early, by trainer.max_time."""
+        if trainer.global_step < trainer.max_steps:
+            done = f"{trainer.global_step} of {trainer.max_steps} steps"
+            warnings.warn(
+                f"ended after {done}, so no weights are written: resume with --ckpt_path",
+                stacklevel=1,
+            )
+        elif not self.exported:
+            for callback in trainer.callbacks:
+                if isinstance(callback, WeightAveraging):
+                    callback.on_train_end(trainer, module)
+            self.on_train_end(trainer, module)
+
+    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.exported = True
+        if trainer.fast_dev_run:  # a trial run leaves nothing behind
+            return
+        if trainer.is_global_zero and trainer.global_step >= trainer.max_steps:
+            folder = Path(trainer.default_root_dir) / "weights"
+            module.export(folder)
+            name = type(module).__name__.removesuffix("Training").lower()
+            weights.record_provenance(folder, name, self.record(trainer, module))
+
+    def record(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:
+        """Everything needed to repeat the run, and how it went."""
+        return {
+            "commit": self.commit,
+            "config": self.config,
+            "seed": module.seed,
+            "steps": trainer.global_step,
+            "minutes": round(self.minutes(), 1),
+            "device": str(module.device),
+            "threads": torch.get_num_threads(),
+            "precision": trainer.precision,
+            "torch": torch.__version__,
+            "curve": self.curve,
+        }
+
+
+def commit() -> str:
+    """The checkout's commit, with a plus if files have changed since; "unknown" outside of one."""
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():  # installed, perhaps into somebody else's repository
+        return "unknown"
+    try:
+        run = ["git", "-C", str(root), "describe", "--always", "--dirty=+"]
+        return subprocess.run(run, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

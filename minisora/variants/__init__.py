@@ -1,0 +1,2 @@
+"""Variants of the networks, for experiments. Configs and flags name them by their class path;
+nothing imports them."""

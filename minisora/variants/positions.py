@@ -1,0 +1,23 @@
+"""Transformers that lack one of the two ways in which a DiT knows where a token stands. For
+`--model.dit minisora.variants.positions.NoRotations`; see the experiment `recipe`."""
+
+from torch import nn
+
+from minisora.dit import DiT
+
+
+class NoRotations(DiT):
+    """A DiT without rotary position embedding: attention does not see how far tokens are apart."""
+
+    def initialize_weights(self) -> None:
+        super().initialize_weights()
+        self.frequencies.zero_()  # rotations by 0 change nothing
+
+
+class NoPositionEmbedding(DiT):
+    """A DiT without absolute position embedding: nothing is added to the tokens."""
+
+    def initialize_weights(self) -> None:
+        super().initialize_weights()
+        nn.init.zeros_(self.position_embed.weight)
+        self.position_embed.requires_grad_(False)  # stays zero

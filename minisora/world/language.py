@@ -1,0 +1,260 @@
+"""The language of the toy worlds: what people type, typos, and what a prompt keeps.
+
+People write short, incomplete and sometimes wrong captions. The functions here draw such texts
+from rich captions, and say whether a rich caption keeps all that a short one names.
+"""
+
+import re
+
+import numpy as np
+
+from minisora import draws
+from minisora.world import pairs, shapes
+from minisora.world.protocol import Clip, Mixture, Truth, World
+
+OBJECT_COLORS = tuple(shapes.COLORS)
+COLOR_WORDS = (*shapes.COLORS, *shapes.BACKGROUNDS)  # of objects and backgrounds
+SHAPE_WORDS = shapes.SHAPES
+# "moving", "standing", ...
+MOTION_WORDS = tuple(dict.fromkeys(motion.split()[0] for motion in shapes.MOTIONS))
+
+# a false word of a human caption is replaced by another of the same group
+GROUPS = (
+    OBJECT_COLORS,
+    SHAPE_WORDS,
+    # "moving up and left" before its part "moving up"
+    tuple(sorted(shapes.DIRECTIONS, key=len, reverse=True)),
+)
+
+# forms that `shorten` never draws: the background comes first or in the middle
+VALIDATION_FORMS = (
+    "on {background}: {color} {shape}",
+    "{shape} on {background}, {motion}",
+    "{background} background, {motion}, {shape}, {size}",
+)
+
+
+# What people type
+
+
+def shorten(rich: str, rng: np.random.Generator) -> str:
+    """Draws what a user might type for a rich caption: drops words, and may reorder the rest."""
+    named = pairs.parse(rich)
+    return shorten_object(rich, rng) if named is None else shorten_pair(named, rng)
+
+
+def shorten_object(rich: str, rng: np.random.Generator) -> str:
+    """Keeps the shape and, with a chance of 0.6 each, every other attribute of one object."""
+    named = shapes.parse(rich)
+    kept = {name: word for name, word in named.items() if word and rng.random() < 0.6}
+    kept["shape"] = str(named["shape"])  # without it "red" could mean a background
+    background = kept.pop("background", "")
+    names = [name for name in ("size", "color", "shape", "motion") if name in kept]
+    if rng.random() < 0.3:  # any order, as in "circle red large"
+        names = [names[i] for i in rng.permutation(len(names))]
+    # the background comes last; the validation forms put it elsewhere
+    article = "a" if rng.random() < 0.4 else ""
+    forms = ("on {}", "on a {} background", "{} background")
+    end = forms[rng.integers(len(forms))].format(background) if background else ""
+    return join_words(article, *(kept[name] for name in names), end)
+
+
+def shorten_pair(named: Truth, rng: np.random.Generator) -> str:
+    """Shortens both objects; may drop the background and replace the relation by "and"."""
+    first, second = (shorten_object(pairs.phrase(one), rng) for one in named["objects"])
+    background = f"on {named['background']}" if rng.random() < 0.3 else ""
+    relation = named["relation"] if rng.random() < 0.85 else "and"
+    return join_words(first, relation, second, background)
+
+
+def join_words(*words: str) -> str:
+    """Joins words with spaces, without the empty ones."""
+    return " ".join(word for word in words if word)
+
+
+def draw_prompt(seed: int, index: int, mixture: Mixture) -> tuple[str, str]:
+    """Draws what a user might type, and the rich caption behind it, from the training split."""
+    rng = draws.rng("prompt", seed, index)
+    world = pick_world(mixture, rng.random())
+    rich = world.clip(seed, index, 2, 8, 8).caption  # two frames, so that it has a motion
+    return shorten(rich, rng), rich
+
+
+def pick_world(mixture: Mixture, drawn: float) -> World:
+    """The world that a uniform number in [0, 1) selects: each has its share of the interval."""
+    ends = np.cumsum([mixture.shares[world.name] for world in mixture.worlds])  # (worlds,)
+    number = int(np.searchsorted(ends, drawn, side="right"))
+    return mixture.worlds[min(number, len(ends) - 1)]  # the last end is 1 only up to rounding
+
+
+def validation_prompt(seed: int, index: int) -> str:
+    """A prompt about one object, in a form that `draw_prompt` never draws."""
+    truth = shapes.clip(seed, index, 2, 8, 8, split="all").truth  # held-out pairs too
+    form = VALIDATION_FORMS[index % len(VALIDATION_FORMS)]
+    # growing and shrinking clips have no size
+    return form.format(**truth | {"size": truth["size"] or ""}).strip(", ")
+
+
+# What people write about clips
+
+
+def human_caption(clip: Clip, rng: np.random.Generator, wrong: float, typos: float) -> str:
+    """A short caption, as people write it, with mistakes.
+
+    With chance `wrong` a color, shape or direction is not the clip's. With chance `typos` a word
+    lacks a letter.
+    """
+    caption = clip.short_caption
+    if rng.random() < wrong:
+        caption = replace_word(caption, rng)
+    if rng.random() < typos:
+        caption = drop_letter(caption, rng)
+    return caption
+
+
+def replace_word(caption: str, rng: np.random.Generator) -> str:
+    """Replaces one color, shape or direction by another. Needs a caption that names one."""
+    found = [(group, next((word for word in group if word in caption), "")) for group in GROUPS]
+    named = [(group, word) for group, word in found if word]
+    group, word = named[rng.integers(len(named))]
+    others = [other for other in group if other != word]
+    return caption.replace(word, others[rng.integers(len(others))], 1)
+
+
+def drop_letter(caption: str, rng: np.random.Generator) -> str:
+    """Removes a letter, never the first, from one word: a long word is more likely."""
+    words = caption.split()
+    # one-letter words score 0 and stay as they are
+    chosen = int(np.argmax([(len(word) - 1) * rng.random() for word in words]))
+    letter = rng.integers(1, max(2, len(words[chosen])))
+    words[chosen] = words[chosen][:letter] + words[chosen][letter + 1 :]
+    return " ".join(words)
+
+
+# What a prompt keeps
+
+
+def keeps(short: str, rich: str) -> bool:
+    """Whether `rich` is a complete caption that says all that `short` names, equally often.
+
+    A size in `short` is ignored where captions have none: for two objects, and for growing and
+    shrinking ones.
+    """
+    if (pairs.parse(short) is None) != (pairs.parse(rich) is None) or not repeats(short, rich):
+        return False
+    return keeps_object(short, rich) if pairs.parse(rich) is None else keeps_pair(short, rich)
+
+
+def repeats(short: str, rich: str) -> bool:
+    """Whether every attribute word is in `rich` at least as often as in `short`."""
+    typed, written = plain(short).split(), plain(rich).split()
+    words = {*COLOR_WORDS, *SHAPE_WORDS, *MOTION_WORDS}
+    if any(size in written for size in shapes.SIZES):  # else no size can be kept
+        words |= set(shapes.SIZES)
+    return all(typed.count(word) <= written.count(word) for word in words)
+
+
+def keeps_object(short: str, rich: str) -> bool:
+    """`keeps` for captions of one object."""
+    typed, written = shapes.parse(short), shapes.parse(rich)
+    required = set(written)
+    if written["motion"] in shapes.FIRST_SIZE:  # such a clip has no size
+        required.remove("size")
+        typed["size"] = written["size"] = None
+    return (
+        all(written[name] for name in required)
+        and shapes.caption(written) == plain(rich)
+        and all(written[name] == word for name, word in typed.items() if word)
+    )
+
+
+def keeps_pair(short: str, rich: str) -> bool:
+    """`keeps` for captions of two objects."""
+    typed, written = pairs.parse(short), pairs.parse(rich)
+    if typed is None or written is None:  # one of them is about one object
+        return False
+    if not all(all(one.values()) for one in written["objects"]):
+        return False
+    # (what was typed, what is written) of every attribute; what was not typed is None
+    named = [(typed[name], written[name]) for name in ("relation", "background")]
+    for one, other in zip(typed["objects"], written["objects"], strict=True):
+        named += [(one[name], other[name]) for name in pairs.ATTRIBUTES]
+    return pairs.caption(written) == plain(rich) and all(a == b for a, b in named if a)
+
+
+def plain(text: str) -> str:
+    """Lower-case words, without punctuation."""
+    return " ".join(re.findall("[a-z]+", text.lower()))
+
+
+def is_complete(prompt: str, image: bool = False) -> bool:
+    """Whether a prompt is a full caption, as in training.
+
+    The full caption of a clip names a motion, that of an image does not.
+    """
+    return is_image_caption(prompt) if image else keeps(prompt, prompt)
+
+
+def is_image_caption(prompt: str) -> bool:
+    """Whether a prompt is the full caption of an image."""
+    scene = pairs.parse(prompt)
+    if scene is None:
+        named = shapes.parse(prompt)
+        rest = [named[name] for name in ("size", "color", "shape", "background")]
+        return is_still(named) and all(rest) and shapes.caption(named) == plain(prompt)
+    rest = [scene["relation"], scene["background"]]
+    rest += [one[name] for one in scene["objects"] for name in ("color", "shape")]
+    still = all(is_still(one) for one in scene["objects"])
+    return still and all(rest) and pairs.caption(scene) == plain(prompt)
+
+
+def is_still(named: Truth) -> bool:
+    """Whether a text names no motion of an object."""
+    return named["motion"] is None
+
+
+# The same scene in other words
+
+
+def in_order(caption: str) -> str:
+    """Rewrites a caption of two objects so that it starts with the upper or the left one.
+
+    "b below a" becomes "a above b". Any other text stays as it is.
+    """
+    scene = pairs.parse(caption)
+    if scene is None or scene["relation"] not in pairs.SECOND_HALF:
+        return caption
+    if pairs.caption(scene) != caption:  # not a rich caption
+        return caption
+    scene["objects"] = scene["objects"][::-1]
+    scene["relation"] = pairs.OPPOSITE[scene["relation"]]
+    return pairs.caption(scene)
+
+
+def image_caption(rich: str) -> str:
+    """The caption of the first frame of the clip that `rich` describes: it has no motion.
+
+    What grows is small at first, what shrinks is large. Any text that is not the full caption of a
+    clip stays as it is.
+    """
+    if not is_complete(rich):
+        return rich
+    scene = pairs.parse(rich)
+    if scene is None:
+        # an empty size, of what grows or shrinks, is filled in by `visible`
+        named = {name: word or "" for name, word in shapes.parse(rich).items()}
+        return shapes.caption(shapes.visible(named, num_frames=1))
+    scene["objects"] = [pairs.visible(one, num_frames=1) for one in scene["objects"]]
+    return pairs.caption(scene)
+
+
+# What a clip keeps
+
+
+def named_right(prompt: str, read: Truth) -> bool:
+    """Whether a clip shows one clean object with all that the prompt names.
+
+    `read` is what the oracle of one object found.
+    """
+    named = shapes.parse(prompt)
+    return read["clean"] and all(read[name] == word for name, word in named.items() if word)

@@ -1,0 +1,108 @@
+"""What a world is: clips with captions, and an oracle that reads the pixels back.
+
+A world draws clip number `index` of a `seed`, says what is in it, and judges whether a clip shows
+what was asked. Training and evaluation know worlds by this protocol only, so a new world is one
+file and one line that registers it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from minisora import draws
+from minisora.errors import InputError
+
+Truth = dict[str, Any]  # what a clip shows, attribute by attribute
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip and the truth about it. `truth` has the keys of the world's `describe`."""
+
+    frames: np.ndarray  # uint8 (T, H, W, 3)
+    caption: str  # rich: every attribute
+    short_caption: str  # lossy, as people write
+    truth: Truth
+    world: str  # the name of the world it belongs to
+
+
+@dataclass(frozen=True)
+class World:
+    """A named set of functions that agree with each other: for every clip,
+    `agree(clip.truth, describe(clip.frames))["all"]` and `parse(clip.caption)` gives the truth."""
+
+    name: str
+    words: frozenset[str]  # every word of every caption
+    splits: tuple[str, ...]  # disjoint parts; "train" is the one that is trained on
+    scores: tuple[str, ...]  # the keys of `agree`, in the order of a table; the last is "all"
+    clip: Callable[..., Clip]  # (seed, index, num_frames, height, width, split)
+    describe: Callable[[np.ndarray], Truth]  # uint8 (T, H, W, 3)
+    agree: Callable[[Truth, Truth], dict[str, bool]]  # (truth, what describe read)
+    parse: Callable[[str], Truth | None]  # what a text names; None if it is of another world
+    caption: Callable[[Truth], str]  # the rich caption of a truth
+
+
+WORLDS: dict[str, World] = {}
+
+
+def register(world: World) -> World:
+    """Makes a world known by its name."""
+    WORLDS[world.name] = world
+    return world
+
+
+def get(name: str) -> World:
+    """The world of that name. Raises InputError if there is none."""
+    if name not in WORLDS:
+        raise InputError(f"no world {name!r}: the worlds are {', '.join(WORLDS)}")
+    return WORLDS[name]
+
+
+class Mixture:
+    """Several worlds, each with its share of the clips: {"pairs": 0.45, "shapes": 0.55}.
+
+    Shares are relative to their sum. Raises InputError for unknown worlds and impossible shares.
+    """
+
+    def __init__(self, shares: dict[str, float]) -> None:
+        total = sum(shares.values())
+        if not shares or min(shares.values()) < 0 or not 0 < total < float("inf"):
+            raise InputError(
+                f"worlds need shares of 0 or more that sum to more than 0, got {shares}"
+            )
+        self.worlds = [get(name) for name in shares]
+        self.shares = {name: share / total for name, share in shares.items()}
+
+    @property
+    def names(self) -> list[str]:
+        """The worlds that clips are drawn from, in order of their name."""
+        return sorted(name for name, share in self.shares.items() if share)
+
+    @property
+    def words(self) -> list[str]:
+        """The vocabulary of all their captions, in alphabetical order."""
+        return sorted(frozenset().union(*(world.words for world in self.worlds)))
+
+    def world_of(self, seed: int, index: int) -> World:
+        """The world that clip number `index` comes from."""
+        drawn = draws.rng("mixture", seed, index).random()
+        for world in self.worlds:
+            drawn -= self.shares[world.name]
+            if drawn < 0:
+                return world
+        return self.worlds[-1]  # the shares sum to 1 only up to rounding
+
+    def clip(
+        self,
+        seed: int,
+        index: int,
+        num_frames: int = 17,
+        height: int = 32,
+        width: int = 32,
+        split: str = "train",
+    ) -> Clip:
+        """Clip number `index`: the same clip on every machine, in any order."""
+        world = self.world_of(seed, index)
+        return world.clip(seed, index, num_frames, height, width, split)
