@@ -5,10 +5,10 @@ python data/gallery.py
 
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from minisora import Sora, video, world
+from minisora import Sora, video
+from minisora.world import world_of_prompt
 
 PROMPTS = [
     "a large yellow star moving down and left on a navy background",
@@ -26,21 +26,38 @@ TWO = [
     "a white triangle standing still below a purple star moving right on a gray background",
     "a cyan cross moving down right of a orange circle standing still on a black background",
 ]
+IMAGES = [
+    "a small blue star on a gray background",
+    "a large orange square on a navy background",
+    "a large green circle on a pink background",
+    "a small white triangle on a black background",
+    "a large purple cross on a gray background",
+    "a small yellow square on a navy background",
+]
+SHORT = ["red circle", "star moving left", "a growing cross", "blue triangle above white star"]
 FOLDER = Path(__file__).parent / "gallery"
 
 
 def main() -> None:
     sora = Sora.from_pretrained(device="cpu")
     FOLDER.mkdir(exist_ok=True)
-    for name, prompts, scene in (("clips", PROMPTS, world), ("two", TWO, world.pairs)):
-        clips = sora(prompts, generator=torch.Generator().manual_seed(0))
-        video.write(FOLDER / f"{name}.gif", video.tile(clips, columns=4), fps=8, scale=3)
-        strips = np.concatenate([video.tile(clip[::2, None], columns=9) for clip in clips], axis=1)
-        video.write(FOLDER / f"{name}.png", strips, scale=2)
-        for prompt, clip in zip(prompts, clips, strict=True):
-            read = scene.describe(clip)
-            seen = f"{scene.caption(read)}{'' if read['clean'] else ' (not clean)'}"
-            print(f"{prompt}\n  the oracle sees {seen}")
+    write(sora, "clips", PROMPTS)
+    write(sora, "two", TWO)
+    images = sora(IMAGES, num_frames=1, generator=torch.Generator().manual_seed(0))
+    video.write(FOLDER / "images.png", video.tile(images, columns=6), scale=3)
+    print(*IMAGES, sep="\n")
+    write(sora, "short", sora.upsampler.complete(SHORT, torch.Generator().manual_seed(0)))
+
+
+def write(sora: Sora, name: str, prompts: list[str]) -> None:
+    """One batch as an animation, and what the oracle reads in it."""
+    clips = sora(prompts, generator=torch.Generator().manual_seed(0))  # (B, T, H, W, 3)
+    video.write(FOLDER / f"{name}.gif", video.tile(clips, columns=4), fps=8, scale=3)
+    for prompt, clip in zip(prompts, clips, strict=True):
+        world = world_of_prompt(prompt)
+        read = world.describe(clip)
+        flaw = "" if read["clean"] else " (not clean)"
+        print(f"{prompt}\n  the oracle sees {world.caption(read)}{flaw}")
 
 
 if __name__ == "__main__":

@@ -82,40 +82,25 @@ def seed(text: str) -> int:
 
 
 def weights_option(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--weights",
-        metavar="FOLDER",
-        help="as `minisora fit` writes them (default: the shipped ones)",
-    )
+    text = "as `minisora fit` writes them (default: the shipped ones)"
+    command.add_argument("--weights", metavar="FOLDER", help=text)
 
 
 # sample
 
 
 def sample_options(command: argparse.ArgumentParser) -> None:
-    add = command.add_argument
+    add, own = command.add_argument, "(default: the weights' own)"
     add("prompt", help='e.g. "red circle" or "a red circle moving up above a blue star on navy"')
-    add(
-        "--out",
-        default="clip.mp4",
-        help="mp4, gif, png (film strip) or webp, by suffix (default: clip.mp4)",
-    )
-    add(
-        "--num-frames",
-        type=int,
-        help="frames, 8 a second; 1 is an image (default: the weights' own)",
-    )
-    add("--height", type=int, help="pixels (default: the weights' own)")
-    add("--width", type=int, help="pixels (default: the weights' own)")
+    add("--out", default="clip.mp4", help="mp4, gif, png (film strip) or webp (default: clip.mp4)")
+    add("--num-frames", type=int, help=f"frames, 8 a second; 1 is an image {own}")
+    add("--height", type=int, help=f"pixels {own}")
+    add("--width", type=int, help=f"pixels {own}")
     add("--seed", type=seed, default=0, help="another seed makes another clip (default: 0)")
-    add("--steps", type=positive, help="sampling steps (default: the weights' own)")
-    add("--guidance-scale", type=float, help="1 is no guidance (default: the weights' own)")
+    add("--steps", type=positive, help=f"sampling steps {own}")
+    add("--guidance-scale", type=float, help=f"1 is no guidance {own}")
     add("--negative-prompt", default="", help="what to steer away from")
-    add(
-        "--as-typed",
-        action="store_true",
-        help="sample short prompts as they are, without completing them first",
-    )
+    add("--as-typed", action="store_true", help="do not complete a short prompt first")
     add("--scale", type=positive, default=8, help="write each pixel as SCALE x SCALE (default: 8)")
     weights_option(command)
     command.set_defaults(run=sample_command)
@@ -126,34 +111,22 @@ def sample_command(options: argparse.Namespace) -> None:
     import torch
 
     sora = minisora.Sora.from_pretrained(options.weights)
-    prompt = options.prompt
-    frames, height, width = sora.default_shape
-    num_frames = frames if options.num_frames is None else options.num_frames
-    height = height if options.height is None else options.height
-    width = width if options.width is None else options.width
-    sora.check([prompt], num_frames, height, width)
+    prompt, sizes = options.prompt, (options.num_frames, options.height, options.width)
+    frames, height, width = sora.resolve([prompt], *sizes)
     if not options.as_typed:
-        prompt = completed(sora, prompt, options.seed, image=num_frames == 1)
+        prompt = completed(sora, prompt, options.seed, image=frames == 1)
     warn_of_world(sora, prompt)
-    clip = sora(
-        prompt,
-        num_frames,
-        height,
-        width,
-        options.steps,
-        options.guidance_scale,
-        options.negative_prompt,
-        torch.Generator().manual_seed(options.seed),
-    )[0]
+    guidance = options.guidance_scale, options.negative_prompt
+    generator = torch.Generator().manual_seed(options.seed)
+    clip = sora(prompt, frames, height, width, options.steps, *guidance, generator)[0]
     minisora.video.write(out, clip, fps=8, scale=options.scale)
-    frames, height, width = clip.shape[:3]
     size = f"{width * options.scale} x {height * options.scale}"
     print(f"{out}: {frames} frames of {size}, seed {options.seed}")
     world = world_of_prompt(prompt)
     read = world.describe(clip)
     flaw = "" if read["clean"] else ", but the clip is not clean"
     print(f"the oracle sees {world.caption(read)}{flaw}")
-    if options.as_typed and flaw and not language.is_complete(prompt, image=num_frames == 1):
+    if options.as_typed and flaw and not language.is_complete(prompt, image=frames == 1):
         print("the prompt is no full caption as in training; without --as-typed it becomes one")
 
 
@@ -177,10 +150,8 @@ def warn_of_world(sora: "minisora.Sora", prompt: str) -> None:
     """Warns if the prompt is about a world that the weights were not trained on."""
     world, known = world_of_prompt(prompt).name, sora.trained_on["worlds"]
     if world not in known:
-        names = ", ".join(known)
-        warnings.warn(
-            f"these weights were trained on {names}, the prompt is about {world}", stacklevel=2
-        )
+        message = f"these weights were trained on {', '.join(known)}, the prompt is about {world}"
+        warnings.warn(message, stacklevel=2)
 
 
 # fit
@@ -208,14 +179,13 @@ def fit_command(arguments: list[str]) -> None:
 
 
 def caption_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("clips", nargs="+", metavar="CLIP", help="video files or images")
-    command.add_argument(
-        "--temperature",
-        type=float,
-        default=0.0,
-        help="0 writes the likeliest words, 1 draws them (default: 0)",
+    add, help_text = (
+        command.add_argument,
+        "0 writes the likeliest words, 1 draws them (default: 0)",
     )
-    command.add_argument("--seed", type=seed, default=0, help="of the draws (default: 0)")
+    add("clips", nargs="+", metavar="CLIP", help="video files or images")
+    add("--temperature", type=float, default=0.0, help=help_text)
+    add("--seed", type=seed, default=0, help="of the draws (default: 0)")
     weights_option(command)
     command.set_defaults(run=caption_command)
 
@@ -254,7 +224,7 @@ def evaluate_options(command: argparse.ArgumentParser) -> None:
 
 def evaluate_command(options: argparse.Namespace) -> None:
     out = check_writable(options.out)
-    from minisora import evaluate
+    from minisora import evaluate, report
 
     sora = minisora.Sora.from_pretrained(options.weights)
     captioner = minisora.Captioner.from_pretrained()  # always the shipped one: an outside judge
@@ -264,7 +234,7 @@ def evaluate_command(options: argparse.Namespace) -> None:
     head = {key: value for key, value in result.items() if key != "rows"}
     rows = ",\n ".join(json.dumps(row) for row in result["rows"])  # a line each
     write_text(out, json.dumps(head, indent=1)[:-2] + f',\n "rows": [\n {rows}\n]}}\n')
-    print(f"{evaluate.report(result)}\n\n{out}: {result['minutes']} minutes, seed {options.seed}")
+    print(f"{report.report(result)}\n\n{out}: {result['minutes']} minutes, seed {options.seed}")
 
 
 # reproduce
@@ -272,28 +242,12 @@ def evaluate_command(options: argparse.Namespace) -> None:
 
 def reproduce_options(command: argparse.ArgumentParser) -> None:
     questions = "; ".join(f"{name}: {question}" for name, question in EXPERIMENTS.items())
-    add = command.add_argument
+    add, each, time = command.add_argument, "a training for each", "6 to 12 minutes of one core"
     add("experiment", choices=list(EXPERIMENTS), help=questions)
     add("--only", nargs="+", default=[], metavar="RUN", help="the runs to make (default: all)")
-    add(
-        "--seeds",
-        nargs="+",
-        type=seed,
-        default=[0, 1, 2],
-        help="a training for each (default: 0 1 2)",
-    )
-    add(
-        "--steps",
-        type=positive,
-        default=2100,
-        help="of a training (default: 2100, 6 to 12 minutes of one core at the toy size)",
-    )
-    add(
-        "--prompts",
-        type=positive,
-        default=400,
-        help="to score (default: 400; paraphrases has its own)",
-    )
+    add("--seeds", nargs="+", type=seed, default=[0, 1, 2], help=f"{each} (default: 0 1 2)")
+    add("--steps", type=positive, default=2100, help=f"of a training (default: 2100, {time})")
+    add("--prompts", type=positive, default=400, help="to score (default: 400)")
     command.set_defaults(run=reproduce_command)
 
 

@@ -46,9 +46,23 @@ def batch_indices(
 
 
 class StepData(L.LightningDataModule):
-    """Endless batches, each a function of its step. Subclasses have `batch(step)`."""
+    """Endless batches from a mixture of worlds, each a function of its step. Subclasses have
+    `batch(step)`."""
 
-    batch: Callable[[int], dict[str, Any]]
+    def __init__(self, worlds: dict[str, float] | None, batch_size: int, seed: int) -> None:
+        super().__init__()
+        check_seed(seed)
+        check_counts(1, batch_size=batch_size)
+        self.source = Mixture(worlds or {"shapes": 1.0})
+        self.batch_size, self.seed = batch_size, seed
+
+    @property
+    def words(self) -> list[str]:
+        """The vocabulary of the captions."""
+        return self.source.words
+
+    def batch(self, step: int) -> dict[str, Any]:
+        raise NotImplementedError
 
     @property
     def ranks(self) -> Ranks:
@@ -119,23 +133,16 @@ class ClipData(StepData):
         width: int = 32,
         validation_clips: int = 64,
     ) -> None:
-        super().__init__()
+        super().__init__(worlds, batch_size, seed)
         if num_frames % GROUP != 1:
             near = num_frames // GROUP * GROUP + 1
             raise InputError(
                 f"data.num_frames must be 1 + 4k, got {num_frames}: the nearest is {near}"
             )
-        check_seed(seed)
-        check_counts(1, clips=clips, batch_size=batch_size, validation_clips=validation_clips)
-        self.view, self.source = view, Mixture(worlds or {"shapes": 1.0})
-        self.clips, self.batch_size, self.seed = clips, batch_size, seed
-        self.validation_clips, self.shape = validation_clips, (num_frames, height, width)
+        check_counts(1, clips=clips, validation_clips=validation_clips)
+        self.view, self.clips, self.validation_clips = view, clips, validation_clips
+        self.shape = (num_frames, height, width)
         view.check(self)
-
-    @property
-    def words(self) -> list[str]:
-        """The vocabulary of the captions."""
-        return self.source.words
 
     @property
     def trained_on(self) -> dict[str, Any]:
@@ -165,7 +172,7 @@ class ClipData(StepData):
     def setup(self, stage: str) -> None:
         self.view.prepare(self)
 
-    def batch(self, step: int) -> dict[str, Any]:  # type: ignore[override]
+    def batch(self, step: int) -> dict[str, Any]:
         return self.view.batch(self, step)
 
     def indices(self, step: int) -> np.ndarray:
@@ -332,19 +339,11 @@ class PromptData(StepData):
         seed: int = 0,
         validation_prompts: int = 256,
     ) -> None:
-        super().__init__()
-        check_seed(seed)
-        check_counts(1, batch_size=batch_size, validation_prompts=validation_prompts)
-        self.source = Mixture(worlds or {"shapes": 1.0})
-        self.batch_size, self.seed = batch_size, seed
+        super().__init__(worlds, batch_size, seed)
+        check_counts(1, validation_prompts=validation_prompts)
         self.validation_prompts = validation_prompts
 
-    @property
-    def words(self) -> list[str]:
-        """The vocabulary of the captions."""
-        return self.source.words
-
-    def batch(self, step: int) -> dict[str, Any]:  # type: ignore[override]
+    def batch(self, step: int) -> dict[str, Any]:
         ranks = self.ranks
         first = (step * ranks.count + ranks.rank) * self.batch_size
         numbers = range(first, first + self.batch_size)

@@ -39,7 +39,7 @@ def autocast(device: torch.device) -> torch.autocast:
 def keep_memory() -> None:
     """Lets glibc keep freed memory for the next step instead of returning it to Linux.
 
-    A training step takes up to 12% less time with it (configs/README.md).
+    A training step takes up to 12% less time with it (configs/experiments/speed.md).
     """
     if platform.system() == "Linux":
         try:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # gets its number from a hash, so a new world or a new draw needs no entry here.
 NUMBERS = {
     # by clip index
-    "shapes": 0,
+    "shapes": 0,  # NumPy ignores a trailing 0 in a short key: equals default_rng((seed, index))
     "pairs": 2,
     "mixture": 3,
     "prompt": 4,

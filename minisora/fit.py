@@ -33,28 +33,19 @@ from minisora.device import best_device, fast_bfloat16, keep_memory
 from minisora.errors import InputError, check_seed
 from minisora.training import CaptionerTraining, DiTTraining, UpsamplerTraining, VAETraining
 
-STAGES = {
+STAGES = {  # stage: its training module and its data
     "vae": (VAETraining, ClipData),
     "dit": (DiTTraining, ClipData),
     "captioner": (CaptionerTraining, ClipData),
     "upsampler": (UpsamplerTraining, PromptData),
 }
-# The classes that are built where a config names none.
-DEFAULTS = {
-    "vae": {"data.view": "minisora.data.Pixels", "model.vae": "minisora.vae.VAE"},
-    "dit": {
-        "data.view": "minisora.data.Latents",
-        "model.text": "minisora.text.TextEncoder",
-        "model.dit": "minisora.dit.DiT",
-    },
-    "captioner": {
-        "data.view": "minisora.data.Captions",
-        "model.captioner": "minisora.captioner.Captioner",
-    },
-    "upsampler": {"model.upsampler": "minisora.upsampler.Upsampler"},
+CLASSES = {  # stage: the classes that are built where a config names none
+    "vae": {"data.view": "data.Pixels", "model.vae": "vae.VAE"},
+    "dit": {"data.view": "data.Latents", "model.text": "text.TextEncoder", "model.dit": "dit.DiT"},
+    "captioner": {"data.view": "data.Captions", "model.captioner": "captioner.Captioner"},
+    "upsampler": {"model.upsampler": "upsampler.Upsampler"},
 }
-# Arguments that follow from others: stage -> target -> the source.
-LINKS = {
+LINKS = {  # stage: arguments that follow from others, target -> source
     "vae": {},
     "dit": {
         "model.text.init_args.words": "data.words",
@@ -100,8 +91,8 @@ class FitCLI(LightningCLI):
             channels = (lambda view: view.channels) if source == "data.view" else None
             apply_on = "parse" if at_parsing else "instantiate"
             parser.link_arguments(source, target, compute_fn=channels, apply_on=apply_on)
-        classes = {key: {"class_path": path} for key, path in DEFAULTS[self.stage].items()}
-        parser.set_defaults(classes)
+        classes = CLASSES[self.stage].items()
+        parser.set_defaults({key: {"class_path": f"minisora.{path}"} for key, path in classes})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         check_links(self.stage, args)
@@ -146,7 +137,8 @@ class FitCLI(LightningCLI):
         callbacks: list[Callback] = [Export()]
         if self.model.average:
             callbacks.insert(0, EMAWeightAveraging(decay=self.model.average))
-        if given.enable_checkpointing is not False:
+        # a trial run leaves nothing behind: Lightning would write its last checkpoint
+        if given.enable_checkpointing is not False and not given.fast_dev_run:
             every = max(1, given.max_steps // 10)
             checkpoints = ModelCheckpoint(
                 root / "checkpoints",
@@ -204,6 +196,9 @@ def current(argument: str) -> str:
 
 def run_cli(kind: type[FitCLI], stage: str, arguments: list[str]) -> FitCLI:
     """Runs LightningCLI, with what users can get wrong raised as InputError."""
+    os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module=r"lightning\.|jsonargparse|torch\.")
     if stage == "dit":
         arguments = [current(argument) for argument in arguments]
     model, data = STAGES[stage]
@@ -251,7 +246,4 @@ def train(stage: str, arguments: list[str]) -> None:
     Raises InputError if a checkpoint is missing or does not fit the config, naming the key.
     """
     keep_memory()
-    os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module=r"lightning\.|jsonargparse|torch\.")
     run_cli(FitCLI, stage, arguments)

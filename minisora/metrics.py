@@ -1,13 +1,17 @@
 """Numbers for quality: reconstruction error, and the oracle's scores with intervals and chance."""
 
 import math
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from minisora.world import World, get
+from minisora.vae import VAE, to_frames, to_pixels
+from minisora.world import Clip, World, get, language
+
+Row = dict[str, Any]  # a line of a result, see evaluate.py
 
 
 def psnr(a: Tensor, b: Tensor) -> float:
@@ -68,6 +72,90 @@ def oracle_scores(
     }
 
 
+def clip_rows(
+    sampled: np.ndarray,
+    truth: list[Clip],
+    world: World,
+    vae: VAE,
+    captioner: Any = None,
+    reference: Sequence[Clip] = (),
+    baseline: Sequence[Clip] = (),
+) -> Iterator[Row]:
+    """The scores of clips sampled (B, T, H, W, 3) for the captions of `truth`, beside those of the
+    true clips after the VAE and, with `baseline` clips to fit it to, after the linear PCA.
+
+    With a `captioner`, also what it says of each: see `captioner_rows`.
+    """
+    rebuilt, rows = reconstruction_rows("vae", vae, truth, world)
+    yield from oracle_rows("sampled", sampled, truth, world)
+    yield from rows
+    if captioner:
+        videos = {"sampled": sampled, "vae": rebuilt, "true": frames_of(truth)}
+        captions = [clip.caption for clip in truth]
+        yield from captioner_rows(captioner, videos, captions, frames_of(reference))
+    if baseline:
+        pca = type(vae)(**vae.config).to(next(vae.parameters()).device)
+        pca.start_from_pca(to_pixels(frames_of(baseline)))
+        yield from reconstruction_rows("pca", pca, truth, world)[1]
+
+
+def frames_of(clips: Sequence[Clip]) -> np.ndarray:
+    return np.stack([clip.frames for clip in clips])  # uint8 (B, T, H, W, 3)
+
+
+def oracle_rows(source: str, frames: np.ndarray, truth: list[Clip], world: World) -> list[Row]:
+    """The oracle's scores of clips from one source, a row for each measure."""
+    scores = oracle_scores(frames, [clip.truth for clip in truth], world)
+    return [{"source": source, "measure": name, **score} for name, score in scores.items()]
+
+
+@torch.inference_mode()
+def reconstruction_rows(
+    source: str, vae: VAE, truth: list[Clip], world: World, batch: int = 20
+) -> tuple[np.ndarray, list[Row]]:
+    """Clips after encoding and decoding, uint8 (B, T, H, W, 3), and their scores with PSNR."""
+    device = next(vae.parameters()).device
+    video = to_pixels(frames_of(truth))  # (B, 3, T, H, W)
+    parts = [vae.decode(vae.encode(part.to(device))).cpu() for part in video.split(batch)]
+    rebuilt = torch.cat(parts)  # (B, 3, T, H, W)
+    frames, quality = to_frames(rebuilt), round(psnr(rebuilt, video), 2)
+    rows = oracle_rows(source, frames, truth, world)
+    return frames, [*rows, {"source": source, "measure": "psnr", "value": quality}]
+
+
+def captioner_rows(
+    captioner: Any, videos: dict[str, np.ndarray], prompts: list[str], reference: np.ndarray
+) -> Iterator[Row]:
+    """The captioner as a second judge of each set of clips.
+
+    "caption": the share whose caption is just the prompt; "cosine": mean similarity of clip and
+    prompt; "frechet": distance of the clips' features from those of the `reference` clips.
+    """
+
+    def in_parts(compute: Any, frames: np.ndarray) -> list[Any]:
+        return [compute(frames[i : i + 50]) for i in range(0, len(frames), 50)]
+
+    wanted = [language.in_order(prompt) for prompt in prompts]
+    texts = captioner.text_features(wanted).cpu()  # (B, D)
+    others = torch.cat(in_parts(captioner.features, reference)).cpu()  # (B, D)
+    for source, frames in videos.items():
+        features = torch.cat(in_parts(captioner.features, frames)).cpu()  # (B, D)
+        captions = [text for part in in_parts(captioner, frames) for text in part]
+        right = sum(a == b for a, b in zip(captions, wanted, strict=True))
+        cosine = round(float((features * texts).sum(-1).mean()), 4)
+        distance = round(frechet_distance(features, others), 4)
+        yield {"source": source, "measure": "caption", **proportion(right, len(wanted))}
+        yield {"source": source, "measure": "cosine", "value": cosine}
+        yield {"source": source, "measure": "frechet", "value": distance}
+
+
+def short_prompt_row(kind: str, frames: np.ndarray, truth: list[Clip], world: World) -> Row:
+    """The share of clips with one clean object and all that the clip's short caption names."""
+    pairs = zip(truth, map(world.describe, frames), strict=True)
+    right = sum(language.named_right(clip.short_caption, read) for clip, read in pairs)
+    return {"source": "short prompts", "measure": kind, **proportion(right, len(truth))}
+
+
 def percent(score: dict[str, float]) -> str:
     """A proportion as text: "98.3 (97.3-98.9)"."""
     return f"{100 * score['right']:.1f} ({100 * score['low']:.1f}-{100 * score['high']:.1f})"
@@ -81,3 +169,14 @@ def markdown(rows: list[dict[str, Any]], columns: dict[str, str]) -> str:
         cells = [str(row.get(key, "")) for key in columns]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def pivot(cells: Iterable[tuple[str, str, str]], corner: str) -> str:
+    """A Markdown table of (line, column, cell) triples, in order of appearance. `corner` heads the
+    column of line names."""
+    lines: dict[str, dict[str, str]] = {}
+    columns = {corner: corner}
+    for line, column, cell in cells:
+        lines.setdefault(line, {corner: line})[column] = cell
+        columns[column] = column
+    return markdown(list(lines.values()), columns)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from minisora.pipeline import to_frames
+from minisora.vae import to_frames
 
 
 class Picture:

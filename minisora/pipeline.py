@@ -114,13 +114,9 @@ class Sora:
         InputError for an empty prompt and for sizes or lengths that it was not trained on.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        shape = self.default_shape
-        num_frames = shape[0] if num_frames is None else num_frames
-        height = shape[1] if height is None else height
-        width = shape[2] if width is None else width
+        num_frames, height, width = self.resolve(prompts, num_frames, height, width)
         steps = self.default("num_inference_steps", num_inference_steps)
         scale = self.default("guidance_scale", guidance_scale)
-        self.check(prompts, num_frames, height, width)
         check_counts(1, num_inference_steps=steps)
         if not math.isfinite(scale):
             raise InputError(f"guidance_scale must be a number, got {scale}")
@@ -172,24 +168,28 @@ class Sora:
     def default(self, name: str, given: Any) -> Any:
         return self.defaults[name] if given is None else given
 
-    def check(self, prompts: list[str], num_frames: int, height: int, width: int) -> None:
-        """Raises InputError for an empty prompt, and for sizes that were not trained on."""
+    def resolve(
+        self, prompts: list[str], num_frames: int | None, height: int | None, width: int | None
+    ) -> tuple[int, int, int]:
+        """Frames, height and width, with defaults for what is not given. Raises InputError for an
+        empty prompt, and for sizes that were not trained on."""
         if not prompts or not all(map(self.text.has_words, prompts)):
             raise InputError(
                 "the prompt is empty: say what to show, "
                 'e.g. "a small red circle moving left on a black background"'
             )
-        most = max(self.trained_on["durations"])
-        if not 1 <= num_frames <= most:
-            nearest = min(max(num_frames, 1), most)
+        given = zip((num_frames, height, width), self.default_shape, strict=True)
+        frames, high, wide = (default if number is None else number for number, default in given)
+        most, sizes = max(self.trained_on["durations"]), self.trained_on["sizes"]
+        if not 1 <= frames <= most:
+            nearest = min(max(frames, 1), most)
             raise InputError(
-                f"these weights make 1 to {most} frames, got {num_frames}: the nearest is {nearest}"
+                f"these weights make 1 to {most} frames, got {frames}: the nearest is {nearest}"
             )
-        sizes = self.trained_on["sizes"]
-        if [height, width] not in sizes:
-            nearest = min(sizes, key=lambda size: abs(size[0] - height) + abs(size[1] - width))
+        if [high, wide] not in sizes:
+            h, w = min(sizes, key=lambda size: abs(size[0] - high) + abs(size[1] - wide))
             known = ", ".join(f"{h} x {w}" for h, w in sizes)
             raise InputError(
-                f"these weights make frames of {known}, got {height} x {width}: "
-                f"the nearest is {nearest[0]} x {nearest[1]}"
+                f"these weights make frames of {known}, got {high} x {wide}: the nearest is {h} x {w}"
             )
+        return frames, high, wide

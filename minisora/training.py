@@ -30,8 +30,6 @@ from minisora.upsampler import Upsampler
 from minisora.vae import GROUP, VAE, to_frames, to_pixels, vae_loss
 from minisora.world import get, language
 
-OptimizerName = Literal["muon", "adamw"]
-
 
 class Training(L.LightningModule):
     """What all trainings share: the optimizer, a warm-up and a linear decay to zero, draws by step.
@@ -43,12 +41,12 @@ class Training(L.LightningModule):
 
     def __init__(
         self,
-        lr: float,
-        adam_lr: float,
-        warmup: int,
-        average: float,
-        optimizer: OptimizerName,
-        seed: int,
+        lr: float = 0.02,
+        adam_lr: float = 2e-3,
+        warmup: int = 50,
+        average: float = 0.0,
+        optimizer: Literal["muon", "adamw"] = "muon",
+        seed: int = 0,
     ) -> None:
         super().__init__()
         check_seed(seed)
@@ -100,32 +98,25 @@ class Training(L.LightningModule):
         for name in sorted(set(batch["worlds"])):
             chosen = [i for i, world in enumerate(batch["worlds"]) if world == name]
             truths = [batch["truths"][i] for i in chosen]
-            for key, score in oracle_scores(frames[chosen], truths, get(name)).items():
-                self.log(
-                    f"{prefix}-{name}/{key}" if several else f"{prefix}/{key}",
-                    score["right"],
-                    batch_size=len(chosen),
-                    prog_bar=key == "all",
-                    sync_dist=True,
-                )
+            scores = oracle_scores(frames[chosen], truths, get(name))
+            label = f"{prefix}-{name}" if several else prefix
+            self.log_shares(
+                {f"{label}/{key}": s["right"] for key, s in scores.items()}, len(chosen)
+            )
+
+    def log_shares(self, shares: dict[str, float], count: int) -> None:
+        """Logs validation shares over `count` clips; those called "all" also in the bar."""
+        for name, share in shares.items():
+            in_bar = name.endswith("all")
+            self.log(name, share, batch_size=count, prog_bar=in_bar, sync_dist=True)
 
 
 class VAETraining(Training):
     """Trains the VAE on clips. It starts as the linear PCA of the clips' patches, which is kept as
     the baseline. `kl_weight` weighs the KL divergence against the squared error."""
 
-    def __init__(
-        self,
-        vae: VAE,
-        kl_weight: float = 1e-5,
-        lr: float = 0.02,
-        adam_lr: float = 2e-3,
-        warmup: int = 50,
-        average: float = 0.0,
-        optimizer: OptimizerName = "muon",
-        seed: int = 0,
-    ) -> None:
-        super().__init__(lr, adam_lr, warmup, average, optimizer, seed)
+    def __init__(self, vae: VAE, kl_weight: float = 1e-5, **options: Any) -> None:
+        super().__init__(**options)
         self.vae, self.kl_weight = vae, kl_weight
 
     def check(self, data: ClipData) -> None:
@@ -154,9 +145,7 @@ class VAETraining(Training):
         for vae, prefix in ((self.vae, "val"), (self.baseline[0].to(self.device), "pca")):
             rebuilt = vae.decode(vae.encode(batch["video"]))  # (B, 3, T, H, W)
             quality = psnr(rebuilt, batch["video"])
-            self.log(
-                f"{prefix}/psnr", quality, batch_size=len(rebuilt), prog_bar=True, sync_dist=True
-            )
+            self.log_shares({f"{prefix}/psnr": quality}, len(rebuilt))
             self.log_scores(to_frames(rebuilt), batch, prefix)
 
     def export(self, folder: Path) -> None:
@@ -182,18 +171,14 @@ class DiTTraining(Training):
         t_mean: float = 0.5,
         t_deviation: float = 1.0,
         t_mean_end: float | None = None,
-        lr: float = 0.02,
-        adam_lr: float = 2e-3,
-        warmup: int = 100,
-        average: float = 0.0,
-        optimizer: OptimizerName = "muon",
-        seed: int = 0,
         guidance_scale: float = 2.0,
         guidance_until: float = 0.0,
         num_inference_steps: int = 8,
         shift: float = 1.5,
+        warmup: int = 100,
+        **options: Any,
     ) -> None:
-        super().__init__(lr, adam_lr, warmup, average, optimizer, seed)
+        super().__init__(warmup=warmup, **options)
         check_shares(text_drop=text_drop, guidance_until=guidance_until)
         check_counts(1, num_inference_steps=num_inference_steps)
         self.text, self.dit = text, dit
@@ -253,11 +238,10 @@ class DiTTraining(Training):
         t = draw_levels(len(tokens), generator, mean, self.t_deviation).to(tokens)  # (B,)
         eps = torch.randn(tokens.shape, generator=generator).to(tokens)  # (B, N, P)
         dropped = torch.rand(len(tokens), generator=generator) < self.text_drop  # (B,)
-        captions = [
-            "" if drop else caption
-            for drop, caption in zip(dropped, batch["captions"], strict=True)
-        ]
-        text = self.text(captions)  # (B, L, text width)
+        pairs = zip(dropped, batch["captions"], strict=True)
+        text = self.text(
+            ["" if drop else caption for drop, caption in pairs]
+        )  # (B, L, text width)
         prediction = self.dit(add_noise(tokens, eps, t), t, text, positions)  # (B, N, P)
         loss = flow_loss(prediction, tokens, eps, t, self.dit.target).mean()
         self.log("loss", loss, prog_bar=True)
@@ -279,9 +263,9 @@ class DiTTraining(Training):
         """Writes clips as one mp4 to <root>/samples, their captions beside it."""
         folder = Path(self.trainer.default_root_dir) / "samples"
         folder.mkdir(parents=True, exist_ok=True)
-        name = f"step-{self.global_step:06d}"
-        video.write(folder / f"{name}.mp4", video.tile(frames, columns=8), fps=8, scale=3)
-        (folder / f"{name}.txt").write_text("\n".join(captions) + "\n")
+        path = folder / f"step-{self.global_step:06d}.mp4"
+        video.write(path, video.tile(frames, columns=8), fps=8, scale=3)
+        path.with_suffix(".txt").write_text("\n".join(captions) + "\n")
 
     def sora(self) -> Sora:
         """The video model as trained so far."""
@@ -322,18 +306,8 @@ class CaptionerTraining(Training):
     against captioning; CoCa uses 1/2.
     """
 
-    def __init__(
-        self,
-        captioner: Captioner,
-        contrast: float = 0.5,
-        lr: float = 0.02,
-        adam_lr: float = 2e-3,
-        warmup: int = 50,
-        average: float = 0.0,
-        optimizer: OptimizerName = "muon",
-        seed: int = 0,
-    ) -> None:
-        super().__init__(lr, adam_lr, warmup, average, optimizer, seed)
+    def __init__(self, captioner: Captioner, contrast: float = 0.5, **options: Any) -> None:
+        super().__init__(**options)
         self.captioner, self.contrast = captioner, contrast
 
     def optimized(self) -> tuple[torch.nn.Module, list[torch.nn.Module]]:
@@ -360,9 +334,9 @@ class CaptionerTraining(Training):
         half = (len(pixels) + 1) // 2
         recolored = in_false_colors(pixels[half:], generator)  # (B / 2, K, 3, size, size)
         words, contrast = self.captioner.losses(pixels[:half], captions[:half], self.unseen_pairs)
-        blind, _ = self.captioner.losses(
+        blind = self.captioner.losses(
             recolored, captions[half:], self.unseen_pairs, self.color_words
-        )
+        )[0]
         self.log_dict({"words": words, "blind": blind, "contrast": contrast}, prog_bar=True)
         return (words + blind) / 2 + self.contrast * contrast
 
@@ -378,12 +352,8 @@ class CaptionerTraining(Training):
             right = np.mean([a == b for a, b in zip(written, true, strict=True)])
             nearest = self.captioner.similarity(frames, true).argmax(1).tolist()  # (B,)
             recall = np.mean([true[i] == own for i, own in zip(nearest, true, strict=True)])
-            self.log_dict(
-                {f"{prefix}/all": float(right), f"{prefix}/recall": float(recall)},
-                batch_size=len(written),
-                prog_bar=prefix == "val",
-                sync_dist=True,
-            )
+            shares = {f"{prefix}/all": float(right), f"{prefix}/recall": float(recall)}
+            self.log_shares(shares, len(written))
 
     def export(self, folder: Path) -> None:
         weights.save(folder, {}, captioner=self.captioner)
@@ -395,12 +365,8 @@ def shift_clips(pixels: Tensor, generator: torch.Generator, most: int = 3) -> Te
     height, width = pixels.shape[-2:]
     wider = F.pad(pixels, (most, most, most, most, 0, 0), mode="replicate")  # (B, K, C, H+6, W+6)
     corners = torch.randint(2 * most + 1, (len(pixels), 2), generator=generator).tolist()
-    return torch.stack(
-        [
-            clip[..., y : y + height, x : x + width]
-            for clip, (y, x) in zip(wider, corners, strict=True)
-        ]
-    )
+    cuts = zip(wider, corners, strict=True)
+    return torch.stack([clip[..., y : y + height, x : x + width] for clip, (y, x) in cuts])
 
 
 def in_false_colors(pixels: Tensor, generator: torch.Generator) -> Tensor:
@@ -415,17 +381,8 @@ def in_false_colors(pixels: Tensor, generator: torch.Generator) -> Tensor:
 class UpsamplerTraining(Training):
     """Trains the prompt upsampler on short prompts and the rich captions behind them."""
 
-    def __init__(
-        self,
-        upsampler: Upsampler,
-        lr: float = 0.02,
-        adam_lr: float = 2e-3,
-        warmup: int = 50,
-        average: float = 0.0,
-        optimizer: OptimizerName = "muon",
-        seed: int = 0,
-    ) -> None:
-        super().__init__(lr, adam_lr, warmup, average, optimizer, seed)
+    def __init__(self, upsampler: Upsampler, **options: Any) -> None:
+        super().__init__(**options)
         self.upsampler = upsampler
 
     def optimized(self) -> tuple[torch.nn.Module, list[torch.nn.Module]]:
@@ -440,10 +397,9 @@ class UpsamplerTraining(Training):
         """Logs how often the first draw is a complete caption that keeps all of the prompt."""
         generator = draws.generator("validation", self.seed, 0)
         drawn = self.upsampler.draw(batch["short"], generator)
-        kept = [
-            language.keeps(short, rich) for short, rich in zip(batch["short"], drawn, strict=True)
-        ]
-        self.log("val/kept", float(np.mean(kept)), prog_bar=True, batch_size=len(kept))
+        pairs = zip(batch["short"], drawn, strict=True)
+        kept = [language.keeps(short, rich) for short, rich in pairs]
+        self.log_shares({"val/kept": float(np.mean(kept))}, len(kept))
 
     def export(self, folder: Path) -> None:
         weights.save(folder, {}, upsampler=self.upsampler)

@@ -1,20 +1,31 @@
+"""What several test files share."""
+
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
+from minisora.cli import main
 from minisora.dit import DiT
 from minisora.pipeline import Sora
 from minisora.text import TextEncoder
 from minisora.vae import VAE
 from minisora.world import WORDS
 
-MAKES = {"num_frames": 17, "height": 32, "width": 32}
+TRAINED_ON = {
+    "worlds": ["shapes"],
+    "sizes": [[32, 32]],
+    "durations": [1, 5, 9, 13, 17],
+    "modes": ["text"],
+    "fps": 8,
+}
+CONFIGS = Path(__file__).parent.parent / "configs"
 DEFAULTS = {"num_inference_steps": 2, "guidance_scale": 2.0, "shift": 3.0, "sampler": "euler"}
 
 
 def shake(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
-    """Moves every parameter, zeros too, so that nothing is an identity by its start."""
+    """Moves every parameter, zeros too, so that no layer is still the identity it starts as."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in module.parameters():
@@ -22,9 +33,42 @@ def shake(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     return module.eval()
 
 
+def fit(stage: str, root: Path, *arguments: str) -> None:
+    """Trains with the tiny config, as users do. Everything goes to <root>/<stage>."""
+    config = f"--config={CONFIGS}/tiny/{stage}.yaml"
+    folder = f"--trainer.default_root_dir={root / stage}"
+    main(["fit", stage, config, folder, "--trainer.enable_progress_bar=false", *arguments])
+
+
+def keep_checkpoints(folder: Path, every: int) -> list[str]:
+    """Arguments of `fit` that keep a checkpoint of every `every` steps."""
+    return [
+        "--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint",
+        f"--trainer.callbacks.every_n_train_steps={every}",
+        "--trainer.callbacks.save_top_k=-1",
+        f"--trainer.callbacks.dirpath={folder}",
+    ]
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny VAE in vae/, a DiT of 60 steps on its latents in dit/, and the DiT's
+    checkpoints of steps 30 and 60 in kept/."""
+    root = tmp_path_factory.mktemp("runs")
+    fit("vae", root)
+    fit("dit", root, *keep_checkpoints(root / "kept", 30), f"--data.view.vae={root}/vae/weights")
+    return root
+
+
+@pytest.fixture(scope="session")
+def on_vae(trained: Path) -> str:
+    """The argument of `fit` that names the tiny VAE."""
+    return f"--data.view.vae={trained}/vae/weights"
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> Iterator[None]:
-    """Every test draws the same numbers each time, and leaves the threads to the next."""
+    """Every test draws the same numbers each time, and leaves the number of threads as it was."""
     torch.manual_seed(0)
     threads = torch.get_num_threads()
     yield
@@ -33,14 +77,16 @@ def seeded() -> Iterator[None]:
 
 @pytest.fixture
 def in_float32(monkeypatch) -> None:
-    """Of tests that compare numbers more closely than bfloat16 can, on machines that are fast at it."""
+    """For tests that compare numbers more closely than bfloat16 can: machines that are fast at
+    bfloat16 use float32 too."""
     monkeypatch.setattr("minisora.device.fast_bfloat16", lambda _: False)
 
 
 @pytest.fixture
 def tiny_sora() -> Sora:
+    """An untrained model of single objects. Its clips are noise, and it samples in an instant."""
     torch.manual_seed(0)
     vae = shake(VAE(channels=4, space=8, width=16, depth=1))
     text = shake(TextEncoder(sorted(WORDS), width=32, depth=1))
     dit = shake(DiT("tiny", channels=4, patch=(1, 1, 1), text_width=32))
-    return Sora(vae, text, dit, MAKES, DEFAULTS)
+    return Sora(vae, text, dit, TRAINED_ON, DEFAULTS)

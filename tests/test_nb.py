@@ -1,4 +1,7 @@
+"""What the notebooks use: proofs that two things are the same, checks of exercises, pictures."""
+
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,35 +9,66 @@ import torch
 from PIL import Image
 
 from minisora import nb, world
-from minisora.flow import shifted
+from minisora.flow import shift_levels
+
+# same
 
 
-def test_same_proves_or_raises(capsys: pytest.CaptureFixture) -> None:
+def test_same_proves(capsys: pytest.CaptureFixture) -> None:
     t = torch.linspace(0, 1, 5)
-    nb.same(lambda t, s: s * t / (1 + (s - 1) * t), shifted, t, 3.0)
-    assert capsys.readouterr().out == "✓ the same as minisora's shifted\n"
-    with pytest.raises(AssertionError, match=r"shifted: expected 0\.5 at \(1,\), got 0\.25"):
-        nb.same(lambda t, s: t, shifted, t, 3.0)
+    nb.same(lambda t, s: s * t / (1 + (s - 1) * t), shift_levels, t, 3.0)
+    assert capsys.readouterr().out == "✓ the same as minisora's shift_levels\n"
+
+
+def test_same_raises_with_the_first_difference() -> None:
+    t = torch.linspace(0, 1, 5)
+    with pytest.raises(
+        AssertionError, match=r"shift_levels: expected 0\.5 at \(1,\), got 0\.25"
+    ):
+        nb.same(lambda t, s: t, shift_levels, t, 3.0)
+
+
+def two(x: float):
+    yield x
+    yield 2 * x
 
 
 def test_same_runs_generators_to_their_end() -> None:
-    def two(x: float):
-        yield x
-        yield 2 * x
-
     nb.same(two, lambda x: [x, 2 * x], 3.0)
+
+
+def test_same_counts_what_a_generator_yields() -> None:
     with pytest.raises(AssertionError, match="expected 1 things, got 2"):
         nb.same(two, lambda x: [x], 3.0)
 
 
-def test_check_names_the_number_and_the_likely_mistake(capsys: pytest.CaptureFixture) -> None:
-    mistakes = {"time runs the other way": lambda a, b: b - a}
-    assert nb.check(lambda a, b: a - b, lambda a, b: a - b, (3.0, 1.0), mistakes=mistakes)
-    assert not nb.check(lambda a, b: b - a, lambda a, b: a - b, (3.0, 1.0), mistakes=mistakes)
-    out = capsys.readouterr().out
-    assert "✓ right" in out
-    assert "expected 2, got -2 (for 3.0, 1.0)" in out
-    assert "likely: time runs the other way" in out
+# check
+
+
+def minus(a: float, b: float) -> float:
+    return a - b
+
+
+def swapped(a: float, b: float) -> float:
+    return b - a
+
+
+MISTAKES = {"time runs the other way": swapped}
+
+
+def test_check_accepts_a_right_answer(capsys: pytest.CaptureFixture) -> None:
+    assert nb.check(lambda a, b: a - b, minus, (3.0, 1.0), mistakes=MISTAKES)
+    assert "✓ right" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "said", ["expected 2, got -2 (for 3.0, 1.0)", "likely: time runs the other way"]
+)
+def test_check_names_the_number_and_the_likely_mistake(
+    said: str, capsys: pytest.CaptureFixture
+) -> None:
+    assert not nb.check(swapped, minus, (3.0, 1.0), mistakes=MISTAKES)
+    assert said in capsys.readouterr().out
 
 
 def stub(a: float) -> None: ...
@@ -58,37 +92,59 @@ def broken(a: float) -> float:
         (lambda a: float("nan"), "got nan"),
         (lambda a: "text", "expected a number, 4.0, got str 'text'"),
     ],
+    ids=["stub", "not implemented", "broken", "shape", "nan", "text"],
 )
 def test_check_fails_with_a_sentence(answer, message: str, capsys: pytest.CaptureFixture) -> None:
     assert not nb.check(answer, lambda a: 2 * a, (2.0,))
     assert message in capsys.readouterr().out
 
 
-def test_check_of_plain_values(capsys: pytest.CaptureFixture) -> None:
-    assert nb.check(80, 80) and nb.check({"red"}, {"red"})
-    assert not nb.check(..., 80) and not nb.check(16, 80, mistakes={"one frame only": 16})
-    assert "one frame only" in capsys.readouterr().out
-    assert nb.check(["red", "blue"], {"blue", "red"})
-    assert not nb.check({"red", "green"}, {"blue", "red"})
-    assert "1 of 2 are found, 1 do not belong" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [(80, 80), ({"red"}, {"red"}), (["red", "blue"], {"blue", "red"})],
+    ids=["number", "set", "list for a set"],
+)
+def test_check_accepts_plain_values(answer, right) -> None:
+    assert nb.check(answer, right)
 
 
-def test_an_answer_may_change_its_arguments() -> None:
-    def add(x):
-        x += 1
-        return x
+@pytest.mark.parametrize(
+    ("answer", "right", "message"),
+    [
+        (..., 80, "not answered yet"),
+        (16, 80, "one frame only"),
+        ({"red", "green"}, {"blue", "red"}, "1 of 2 are found, 1 do not belong"),
+    ],
+    ids=["left open", "a known mistake", "set"],
+)
+def test_check_refuses_plain_values(
+    answer, right, message: str, capsys: pytest.CaptureFixture
+) -> None:
+    assert not nb.check(answer, right, mistakes={"one frame only": 16})
+    assert message in capsys.readouterr().out
 
-    def emptied(x: list[int]) -> int:
-        return sum(x.pop() for _ in range(len(x)))
 
-    for case in (torch.zeros(3), np.zeros(3)):
-        assert nb.check(add, lambda x: x + 1, (case,)) and not nb.check(add, lambda x: x, (case,))
-    assert nb.check(emptied, sum, ([1, 2],))
+def add_in_place(x):
+    x += 1
+    return x
 
 
-def test_show_is_an_animated_png_with_a_page_for_every_frame(tmp_path) -> None:
+@pytest.mark.parametrize("case", [torch.zeros(3), np.zeros(3)], ids=["tensor", "array"])
+def test_an_answer_may_change_its_arguments(case) -> None:
+    assert nb.check(add_in_place, lambda x: x + 1, (case,))
+    assert not nb.check(add_in_place, lambda x: x, (case,))
+
+
+def test_an_answer_may_empty_a_list() -> None:
+    assert nb.check(lambda x: sum(x.pop() for _ in range(len(x))), sum, ([1, 2],))
+
+
+# show
+
+
+def test_show_is_an_animated_png_with_a_page_for_every_frame(tmp_path: Path) -> None:
     clips = np.zeros((3, 5, 8, 8, 3), np.uint8)
-    clips[:] = 60 * np.arange(5, dtype=np.uint8)[:, None, None, None]
+    clips[:] = 60 * np.arange(5, dtype=np.uint8)[:, None, None, None]  # frame t is gray, 60 t
     picture = nb.show(clips, ["one", "two", "three"], columns=2, scale=4)
     file = tmp_path / "a.png"
     file.write_bytes(picture._repr_png_())
@@ -105,10 +161,14 @@ def test_show_keeps_the_colors_of_small_objects() -> None:
         drawn = np.array(image.convert("RGB")).astype(int)
     for i, clip in enumerate(clips):
         gap = np.abs(drawn[:, 38 * i : 38 * i + 32] - clip[0])
-        assert gap.max() < 64 and gap.mean() < 8
+        assert gap.max() < 64
+        assert gap.mean() < 8
 
 
 def test_show_takes_tensors_and_single_clips() -> None:
     video = torch.zeros(1, 3, 5, 8, 8)
     assert nb.show(video).png == nb.show(np.full((5, 8, 8, 3), 128, np.uint8)).png
-    assert nb.strip(video).png[:4] == b"\x89PNG"
+
+
+def test_a_strip_is_a_png() -> None:
+    assert nb.strip(torch.zeros(1, 3, 5, 8, 8)).png[:4] == b"\x89PNG"

@@ -1,4 +1,5 @@
-import json
+"""`Sora`: prompts in, clips out."""
+
 import warnings
 from pathlib import Path
 
@@ -6,87 +7,111 @@ import numpy as np
 import pytest
 import torch
 
-from minisora import InputError, Sora, weights
+from minisora import InputError, Sora, world
 from minisora.text import TextEncoder
+from minisora.upsampler import Upsampler
 
 
-def draws(seed: int = 0) -> torch.Generator:
+def noise(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_the_seed_makes_the_clip(tiny_sora: Sora) -> None:
-    a, b, c = (tiny_sora("a red circle", generator=draws(seed)) for seed in (1, 1, 2))
-    assert np.array_equal(a, b) and not np.array_equal(a, c)
-    assert a.shape == (1, 17, 32, 32, 3) and a.dtype == np.uint8
+# Sampling
+
+
+def test_a_clip_is_of_bytes_and_has_the_size_of_the_training_clips(tiny_sora: Sora) -> None:
+    clip = tiny_sora("a red circle", generator=noise())
+    assert clip.shape == (1, 17, 32, 32, 3)
+    assert clip.dtype == np.uint8
+
+
+def test_the_same_seed_gives_the_same_clip(tiny_sora: Sora) -> None:
+    a, b = (tiny_sora("a red circle", generator=noise(1)) for _ in range(2))
+    assert np.array_equal(a, b)
+
+
+def test_another_seed_gives_another_clip(tiny_sora: Sora) -> None:
+    a, b = (tiny_sora("a red circle", generator=noise(seed)) for seed in (1, 2))
+    assert not np.array_equal(a, b)
 
 
 @pytest.mark.parametrize("frames", [1, 2, 5, 12, 17])
 def test_any_number_of_frames(tiny_sora: Sora, frames: int) -> None:
-    assert tiny_sora(["red circle", "blue star"], num_frames=frames, generator=draws()).shape == (
-        2,
-        frames,
-        32,
-        32,
-        3,
-    )
+    clips = tiny_sora(["red circle", "blue star"], num_frames=frames, generator=noise())
+    assert clips.shape == (2, frames, 32, 32, 3)
 
 
 def test_trimmed_frames_are_those_of_the_longer_clip(tiny_sora: Sora) -> None:
-    longer = tiny_sora("red circle", num_frames=13, generator=draws())
-    assert np.array_equal(
-        tiny_sora("red circle", num_frames=10, generator=draws()), longer[:, :10]
+    shorter, longer = (
+        tiny_sora("red circle", num_frames=frames, generator=noise()) for frames in (10, 13)
     )
+    assert np.array_equal(shorter, longer[:, :10])
 
 
-def test_prompt_guidance_and_negative_prompt_steer(tiny_sora: Sora) -> None:
-    base = tiny_sora("red circle", generator=draws())
-    for changed in (
-        tiny_sora("blue star", generator=draws()),
-        tiny_sora("red circle", guidance_scale=5.0, generator=draws()),
-        tiny_sora("red circle", negative_prompt="blue star", generator=draws()),
-        tiny_sora("red circle", num_inference_steps=4, generator=draws()),
-    ):
-        assert not np.array_equal(changed, base)
-    alone = tiny_sora("red circle", guidance_scale=1.0, generator=draws())
-    assert np.array_equal(
-        tiny_sora("red circle", guidance_scale=1.0, negative_prompt="star", generator=draws()),
-        alone,
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"prompt": "blue star"},
+        {"guidance_scale": 5.0},
+        {"negative_prompt": "blue star"},
+        {"num_inference_steps": 4},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_every_argument_steers(tiny_sora: Sora, change: dict) -> None:
+    base = tiny_sora("red circle", generator=noise())
+    changed = tiny_sora(**({"prompt": "red circle"} | change), generator=noise())
+    assert not np.array_equal(changed, base)
+
+
+def test_without_guidance_the_negative_prompt_does_nothing(tiny_sora: Sora) -> None:
+    plain, steered = (
+        tiny_sora("red circle", guidance_scale=1.0, negative_prompt=negative, generator=noise())
+        for negative in ("", "star")
     )
+    assert np.array_equal(plain, steered)
 
 
-def test_a_damaged_record_is_put_aside(tmp_path: Path) -> None:
-    weights.note(tmp_path, "vae", {"steps": 1})
-    weights.note(tmp_path, "dit", {"steps": 2})
-    path = tmp_path / "provenance.json"
-    assert json.loads(path.read_text()) == {"vae": {"steps": 1}, "dit": {"steps": 2}}
-    path.write_text("{")
-    weights.note(tmp_path, "dit", {"steps": 3})
-    assert json.loads(path.read_text()) == {"dit": {"steps": 3}}
-    assert (tmp_path / "provenance.damaged.json").read_text() == "{"
-    (tmp_path / "config.json").write_text("[]")
-    weights.save(tmp_path, {"makes": {}})
-    assert weights.read_config(tmp_path) == {"makes": {}}
-    assert (tmp_path / "config.damaged.json").read_text() == "[]"
+def test_the_default_shape_is_that_of_the_longest_training_clips(tiny_sora: Sora) -> None:
+    tiny_sora.trained_on = tiny_sora.trained_on | {"durations": [1, 5], "sizes": [[16, 24]]}
+    assert tiny_sora.default_shape == (5, 16, 24)
 
 
-def test_saved_weights_make_the_same_clip(tiny_sora: Sora, tmp_path: Path) -> None:
-    tiny_sora.save(tmp_path)
-    again = Sora.from_pretrained(tmp_path)
-    again.save(tmp_path / "twice")  # bfloat16 once is bfloat16 for good
-    twice = Sora.from_pretrained(tmp_path / "twice")
-    assert np.array_equal(
-        again("red circle", generator=draws()), twice("red circle", generator=draws())
+# Prompts
+
+
+def test_unknown_words_are_named_once_with_the_nearest_known_ones(tiny_sora: Sora) -> None:
+    unknown = (
+        r"the model does not know 'crimson', 'sqare' \(nearest known: square\), 'ugly'; "
+        "it reads them as blanks$"
     )
-    assert sorted(p.name for p in tmp_path.glob("*.*")) == [
-        "config.json",
-        "dit.safetensors",
-        "text.safetensors",
-        "vae.safetensors",
-    ]
+    with pytest.warns(UserWarning, match=unknown):
+        tiny_sora(["a crimson circle", "a crimson sqare"], negative_prompt="ugly")
 
 
-def test_bad_prompts_and_sizes(tiny_sora: Sora) -> None:
-    for arguments, words in (
+def test_the_warning_points_at_the_line_that_samples(tiny_sora: Sora) -> None:
+    with pytest.warns(UserWarning) as caught:
+        tiny_sora("a crimson circle")
+    assert caught[0].filename == __file__
+
+
+def test_known_words_are_no_warning(tiny_sora: Sora) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tiny_sora("a red circle")
+
+
+def test_upsampling_completes_short_prompts(tiny_sora: Sora) -> None:
+    full = "a large red circle moving left on a black background"
+    tiny_sora._upsampler = Upsampler(sorted(world.WORDS), width=16, depth=1)
+    tiny_sora._upsampler.draw = lambda prompts, _: [full] * len(prompts)  # as if it were trained
+    completed = tiny_sora("red circle", upsample=True, generator=noise())
+    assert np.array_equal(completed, tiny_sora(full, generator=noise()))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
         ({"prompt": " "}, "the prompt is empty"),
         ({"prompt": []}, "the prompt is empty"),
         ({"prompt": "..."}, "the prompt is empty"),
@@ -96,56 +121,38 @@ def test_bad_prompts_and_sizes(tiny_sora: Sora) -> None:
         ({"num_frames": 0}, "the nearest is 1"),
         ({"height": 30}, "got 30 x 32: the nearest is 32 x 32"),
         ({"prompt": "red " * 30}, "30 words"),
-    ):
-        with pytest.raises(InputError, match=words):
-            tiny_sora(**({"prompt": "a red circle"} | arguments))
+    ],
+    ids=[
+        *("blank", "none", "no word", "no steps", "guidance"),
+        *("too long", "no frames", "height", "too many words"),
+    ],
+)
+def test_bad_prompts_and_sizes_are_refused(
+    tiny_sora: Sora, arguments: dict, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        tiny_sora(**({"prompt": "a red circle"} | arguments))
 
 
-def test_unknown_words_are_named_once(tiny_sora: Sora) -> None:
-    with pytest.warns(UserWarning, match="reads them as blanks: crimson, disc, ugly$") as caught:
-        tiny_sora(["a crimson circle", "a crimson disc"], negative_prompt="ugly")
-    assert caught[0].filename == __file__
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        tiny_sora("a red circle")
+# The parts and the bundle
 
 
 def test_parts_of_two_models_do_not_mix(tiny_sora: Sora) -> None:
     other = TextEncoder(["red"], width=16)
     with pytest.raises(InputError, match="numbers of a text token are 16, the DiT takes 32"):
-        Sora(tiny_sora.vae, other, tiny_sora.dit, tiny_sora.makes, tiny_sora.defaults)
+        Sora(tiny_sora.vae, other, tiny_sora.dit, tiny_sora.trained_on, tiny_sora.defaults)
 
 
-def test_damaged_weights(tiny_sora: Sora, tmp_path: Path) -> None:
-    def refused(words: str) -> None:
-        with pytest.raises(InputError, match=words):
-            Sora.from_pretrained(tmp_path)
-
-    refused("it has no config.json")
+def test_saved_weights_give_the_same_clip(tiny_sora: Sora, tmp_path: Path) -> None:
     tiny_sora.save(tmp_path)
-    whole, config = (
-        (tmp_path / "dit.safetensors").read_bytes(),
-        json.loads((tmp_path / "config.json").read_text()),
-    )
-    (tmp_path / "dit.safetensors").write_bytes(whole[:1000])
-    refused("dit.safetensors is damaged")
-    (tmp_path / "dit.safetensors").unlink()
-    refused("dit.safetensors: the file is missing")
-    (tmp_path / "dit.safetensors").write_bytes(whole)
-    (tmp_path / "config.json").write_text(
-        json.dumps(config | {"dit": config["dit"] | {"text_width": 64}})
-    )
-    refused(
-        r"blocks.0.attention.context_kv.weight has shape \(128, 32\), the config needs \(128, 64\)"
-    )
-    (tmp_path / "config.json").write_text(
-        json.dumps(config | {"dit": config["dit"] | {"heads": 64}})
-    )
-    refused("does not fit this version .*heads")
-    for damaged in ("{", "[1]"):
-        (tmp_path / "config.json").write_text(damaged)
-        refused("config.json is damaged")
+    once = Sora.from_pretrained(tmp_path)  # its weights have been rounded to bfloat16
+    once.save(tmp_path / "twice")
+    twice = Sora.from_pretrained(tmp_path / "twice")
+    clips = (sora("red circle", generator=noise()) for sora in (once, twice))
+    assert np.array_equal(*clips)
 
 
-def test_the_package_finds_its_weights() -> None:
-    assert (weights.shipped() / "config.json").is_file()
+def test_a_bundle_is_a_config_and_a_file_for_each_part(tiny_sora: Sora, tmp_path: Path) -> None:
+    tiny_sora.save(tmp_path)
+    parts = ["dit.safetensors", "text.safetensors", "vae.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", *parts]

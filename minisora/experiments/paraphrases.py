@@ -5,7 +5,8 @@ Self-Attention Distillation for Task-Agnostic Compression of Pre-Trained Transfo
 a small part that is trained, along with the transformer, on clips of one object. It learns from the
 captions only, or from captions of which half are said in other words (data/prompts/wordings.tsv).
 Then both, and the shipped model, are asked with captions and with paraphrases of the same meaning.
-The paraphrases were written down before any training; no training text has their words.
+The paraphrases were written down before any training; the words that they do not share with
+captions are in no training text.
 """
 
 import warnings

@@ -32,25 +32,8 @@ def world_of_prompt(text: str) -> World:
 
 
 __all__ = [
-    "ATTRIBUTES",
-    "HELD_OUT",
-    "HELD_OUT_MOTIONS",
-    "SPLITS",
-    "WORDS",
-    "WORLDS",
-    "Clip",
-    "Mixture",
-    "World",
-    "agree",
-    "caption",
-    "clip",
-    "describe",
-    "draw_attributes",
-    "get",
-    "language",
-    "pairs",
-    "parse",
-    "register",
-    "shapes",
-    "world_of_prompt",
-]
+    "ATTRIBUTES", "HELD_OUT", "HELD_OUT_MOTIONS", "SPLITS", "WORDS", "WORLDS",
+    "Clip", "Mixture", "World",
+    "agree", "caption", "clip", "describe", "draw_attributes", "get", "language", "pairs", "parse",
+    "register", "shapes", "world_of_prompt",
+]  # fmt: skip

@@ -1,8 +1,5 @@
-"""The language of the toy worlds: what people type, typos, and what a prompt keeps.
-
-People write short, incomplete and sometimes wrong captions. The functions here draw such texts
-from rich captions, and say whether a rich caption keeps all that a short one names.
-"""
+"""The language of the toy worlds: short, incomplete and wrong texts as people write them, drawn
+from rich captions, and whether a rich caption keeps all that a short text names."""
 
 import re
 
@@ -10,21 +7,15 @@ import numpy as np
 
 from minisora import draws
 from minisora.world import pairs, shapes
-from minisora.world.protocol import Clip, Mixture, Truth, World
+from minisora.world.protocol import Clip, Mixture, Truth
 
 OBJECT_COLORS = tuple(shapes.COLORS)
 COLOR_WORDS = (*shapes.COLORS, *shapes.BACKGROUNDS)  # of objects and backgrounds
 SHAPE_WORDS = shapes.SHAPES
 # "moving", "standing", ...
 MOTION_WORDS = tuple(dict.fromkeys(motion.split()[0] for motion in shapes.MOTIONS))
-
-# a false word of a human caption is replaced by another of the same group
-GROUPS = (
-    OBJECT_COLORS,
-    SHAPE_WORDS,
-    # "moving up and left" before its part "moving up"
-    tuple(sorted(shapes.DIRECTIONS, key=len, reverse=True)),
-)
+# a false word is another of the same group; "moving up and left" comes before its part "moving up"
+GROUPS = (OBJECT_COLORS, SHAPE_WORDS, sorted(shapes.DIRECTIONS, key=len, reverse=True))
 
 # forms that `shorten` never draws: the background comes first or in the middle
 VALIDATION_FORMS = (
@@ -56,7 +47,7 @@ def shorten_object(rich: str, rng: np.random.Generator) -> str:
     article = "a" if rng.random() < 0.4 else ""
     forms = ("on {}", "on a {} background", "{} background")
     end = forms[rng.integers(len(forms))].format(background) if background else ""
-    return join_words(article, *(kept[name] for name in names), end)
+    return " ".join(filter(None, [article, *(kept[name] for name in names), end]))
 
 
 def shorten_pair(named: Truth, rng: np.random.Generator) -> str:
@@ -64,46 +55,29 @@ def shorten_pair(named: Truth, rng: np.random.Generator) -> str:
     first, second = (shorten_object(pairs.phrase(one), rng) for one in named["objects"])
     background = f"on {named['background']}" if rng.random() < 0.3 else ""
     relation = named["relation"] if rng.random() < 0.85 else "and"
-    return join_words(first, relation, second, background)
-
-
-def join_words(*words: str) -> str:
-    """Joins words with spaces, without the empty ones."""
-    return " ".join(word for word in words if word)
+    return f"{first} {relation} {second} {background}".strip()
 
 
 def draw_prompt(seed: int, index: int, mixture: Mixture) -> tuple[str, str]:
     """Draws what a user might type, and the rich caption behind it, from the training split."""
     rng = draws.rng("prompt", seed, index)
-    world = pick_world(mixture, rng.random())
+    world = mixture.pick(rng.random())
     rich = world.clip(seed, index, 2, 8, 8).caption  # two frames, so that it has a motion
     return shorten(rich, rng), rich
-
-
-def pick_world(mixture: Mixture, drawn: float) -> World:
-    """The world that a uniform number in [0, 1) selects: each has its share of the interval."""
-    ends = np.cumsum([mixture.shares[world.name] for world in mixture.worlds])  # (worlds,)
-    number = int(np.searchsorted(ends, drawn, side="right"))
-    return mixture.worlds[min(number, len(ends) - 1)]  # the last end is 1 only up to rounding
 
 
 def validation_prompt(seed: int, index: int) -> str:
     """A prompt about one object, in a form that `draw_prompt` never draws."""
     truth = shapes.clip(seed, index, 2, 8, 8, split="all").truth  # held-out pairs too
     form = VALIDATION_FORMS[index % len(VALIDATION_FORMS)]
-    # growing and shrinking clips have no size
-    return form.format(**truth | {"size": truth["size"] or ""}).strip(", ")
+    return form.format(**truth | {"size": truth["size"] or ""}).strip(", ")  # it may have no size
 
 
 # What people write about clips
 
 
 def human_caption(clip: Clip, rng: np.random.Generator, wrong: float, typos: float) -> str:
-    """A short caption, as people write it, with mistakes.
-
-    With chance `wrong` a color, shape or direction is not the clip's. With chance `typos` a word
-    lacks a letter.
-    """
+    """A short caption with a false word with chance `wrong`, and a typo with chance `typos`."""
     caption = clip.short_caption
     if rng.random() < wrong:
         caption = replace_word(caption, rng)
@@ -140,9 +114,18 @@ def keeps(short: str, rich: str) -> bool:
     A size in `short` is ignored where captions have none: for two objects, and for growing and
     shrinking ones.
     """
-    if (pairs.parse(short) is None) != (pairs.parse(rich) is None) or not repeats(short, rich):
+    typed, written = pairs.parse(short), pairs.parse(rich)
+    if (typed is None) != (written is None) or not repeats(short, rich):
         return False
-    return keeps_object(short, rich) if pairs.parse(rich) is None else keeps_pair(short, rich)
+    if typed is None or written is None:
+        return keeps_object(short, rich)
+    # (what was typed, what is written) of every attribute; what was not typed is None
+    named = [(typed[name], written[name]) for name in ("relation", "background")]
+    for one, other in zip(typed["objects"], written["objects"], strict=True):
+        named += [(one[name], other[name]) for name in pairs.ATTRIBUTES]
+    complete = all(all(one.values()) for one in written["objects"])
+    kept = all(one == other for one, other in named if one)
+    return complete and kept and pairs.caption(written) == plain(rich)
 
 
 def repeats(short: str, rich: str) -> bool:
@@ -168,63 +151,32 @@ def keeps_object(short: str, rich: str) -> bool:
     )
 
 
-def keeps_pair(short: str, rich: str) -> bool:
-    """`keeps` for captions of two objects."""
-    typed, written = pairs.parse(short), pairs.parse(rich)
-    if typed is None or written is None:  # one of them is about one object
-        return False
-    if not all(all(one.values()) for one in written["objects"]):
-        return False
-    # (what was typed, what is written) of every attribute; what was not typed is None
-    named = [(typed[name], written[name]) for name in ("relation", "background")]
-    for one, other in zip(typed["objects"], written["objects"], strict=True):
-        named += [(one[name], other[name]) for name in pairs.ATTRIBUTES]
-    return pairs.caption(written) == plain(rich) and all(a == b for a, b in named if a)
-
-
 def plain(text: str) -> str:
     """Lower-case words, without punctuation."""
     return " ".join(re.findall("[a-z]+", text.lower()))
 
 
 def is_complete(prompt: str, image: bool = False) -> bool:
-    """Whether a prompt is a full caption, as in training.
-
-    The full caption of a clip names a motion, that of an image does not.
-    """
-    return is_image_caption(prompt) if image else keeps(prompt, prompt)
-
-
-def is_image_caption(prompt: str) -> bool:
-    """Whether a prompt is the full caption of an image."""
-    scene = pairs.parse(prompt)
-    if scene is None:
-        named = shapes.parse(prompt)
-        rest = [named[name] for name in ("size", "color", "shape", "background")]
-        return is_still(named) and all(rest) and shapes.caption(named) == plain(prompt)
-    rest = [scene["relation"], scene["background"]]
-    rest += [one[name] for one in scene["objects"] for name in ("color", "shape")]
-    still = all(is_still(one) for one in scene["objects"])
-    return still and all(rest) and pairs.caption(scene) == plain(prompt)
-
-
-def is_still(named: Truth) -> bool:
-    """Whether a text names no motion of an object."""
-    return named["motion"] is None
+    """Whether a prompt is the full caption of a clip, or of an `image`: that one has no motion."""
+    if not image:
+        return keeps(prompt, prompt)
+    scene: Truth = pairs.parse(prompt) or shapes.parse(prompt)
+    objects = scene.get("objects", [scene])
+    missing = {name for part in (scene, *objects) for name, word in part.items() if not word}
+    still = all(one["motion"] is None for one in objects)
+    full = pairs.caption(scene) if "objects" in scene else shapes.caption(scene)
+    return still and missing == {"motion"} and full == plain(prompt)
 
 
 # The same scene in other words
 
 
 def in_order(caption: str) -> str:
-    """Rewrites a caption of two objects so that it starts with the upper or the left one.
-
-    "b below a" becomes "a above b". Any other text stays as it is.
-    """
+    """Rewrites the rich caption "b below a" as "a above b". Any other text stays as it is."""
     scene = pairs.parse(caption)
     if scene is None or scene["relation"] not in pairs.SECOND_HALF:
         return caption
-    if pairs.caption(scene) != caption:  # not a rich caption
+    if pairs.caption(scene) != caption:  # not rich
         return caption
     scene["objects"] = scene["objects"][::-1]
     scene["relation"] = pairs.OPPOSITE[scene["relation"]]
@@ -234,8 +186,7 @@ def in_order(caption: str) -> str:
 def image_caption(rich: str) -> str:
     """The caption of the first frame of the clip that `rich` describes: it has no motion.
 
-    What grows is small at first, what shrinks is large. Any text that is not the full caption of a
-    clip stays as it is.
+    Any text that is not the full caption of a clip stays as it is.
     """
     if not is_complete(rich):
         return rich
@@ -248,13 +199,7 @@ def image_caption(rich: str) -> str:
     return pairs.caption(scene)
 
 
-# What a clip keeps
-
-
 def named_right(prompt: str, read: Truth) -> bool:
-    """Whether a clip shows one clean object with all that the prompt names.
-
-    `read` is what the oracle of one object found.
-    """
+    """Whether one clean object with all that the prompt names is what `describe` read."""
     named = shapes.parse(prompt)
     return read["clean"] and all(read[name] == word for name, word in named.items() if word)

@@ -1,9 +1,8 @@
 """The oracle: reads the attributes of a clip of one object from its pixels. It learns nothing.
 
-It is analysis by synthesis: find the background and the color; for each shape find the center and
-radius that match the covered area, draw that shape, and keep the shape that leaves the least
-unexplained. The remaining energy tells whether one object explains the clip. How center and radius
-change over time tells the motion.
+Analysis by synthesis: find the background and the color; draw each shape with the center and the
+radius that match the covered area, and keep the shape that leaves the least energy unexplained.
+The change of center and radius over time shows the motion.
 """
 
 from typing import Any
@@ -13,28 +12,13 @@ import numpy as np
 from minisora.errors import check_frames
 from minisora.world import shapes
 from minisora.world.protocol import World
-from minisora.world.shapes import (
-    BACKGROUNDS,
-    BOUNCE_FRAMES,
-    BOUNCE_HEIGHT,
-    COLORS,
-    DIRECTIONS,
-    NO_TURN,
-    SHAPES,
-    SIDE,
-    SIZES,
-    cover,
-)
 
 ATTRIBUTES = ("shape", "color", "motion", "size", "background")
 # area of a shape of radius 1
 AREA = {
-    "circle": np.pi,
-    "square": 1.76**2,
-    "triangle": 3 * np.sqrt(3) * 0.62**2,
-    "star": 5 * 1.25 * 0.55 * np.sin(np.pi / 5),
-    "cross": 8 * 1.05 * 0.34 - 4 * 0.34**2,
-}
+    "circle": np.pi, "square": 1.76**2, "triangle": 3 * np.sqrt(3) * 0.62**2,
+    "star": 5 * 1.25 * 0.55 * np.sin(np.pi / 5), "cross": 8 * 1.05 * 0.34 - 4 * 0.34**2,
+}  # fmt: skip
 # Limits of a clean clip. Each is for the worst frame.
 MAX_MISFIT = 0.30  # unexplained energy around the object, as a share of the object's own
 MAX_STRAY = 0.10  # pixels of anything else, as a share of the object's area
@@ -44,27 +28,33 @@ MAX_JUMP = 1.5  # units: a step, a change of radius, or a distance from the path
 def describe(frames: np.ndarray) -> dict[str, Any]:
     """Reads frames, uint8 (T, H, W, 3): a clip, a part of one, or an image.
 
-    Returns shape, color, motion (None for an image), size (None when it grows or shrinks),
-    background, `clean` and `position`. A clip is clean if one object explains every frame and
-    never jumps, nor changes its size faster than its motion allows. Position is (T, 2) as (x, y)
-    in pixels, nan in frames without an object. Raises InputError for frames of another form.
+    Returns the five attributes (motion is None for an image, size if it grows or shrinks), `clean`
+    and `position`. Clean: one object explains every frame and never moves or grows faster than its
+    motion allows. Position: (T, 2) as (x, y) in pixels, nan in frames without an object.
+    """
+    return read_object(*subtract_background(frames))[0]
+
+
+def subtract_background(frames: np.ndarray, side: int = 1) -> tuple[np.ndarray, str, float]:
+    """Pixels minus background (T, H, W, 3), the background's name, and the unit in pixels.
+
+    Raises InputError unless frames are uint8 (T, H, W, 3) with sides of at least `side` pixels.
     """
     frames = np.asarray(frames)
-    check_frames(frames, "(T, H, W, 3)")
+    check_frames(frames, "(T, H, W, 3)", side)
     pixels = frames / 255.0
-    unit = min(frames.shape[1:3]) / SIDE  # pixels
-    background = nearest(np.median(pixels, axis=(0, 1, 2)), BACKGROUNDS)
-    read, _ = read_object(pixels - np.array(BACKGROUNDS[background]), background, unit)
-    return read
+    median = np.median(pixels, axis=(0, 1, 2))  # (3,)
+    palette = {name: np.array(rgb) for name, rgb in shapes.BACKGROUNDS.items()}
+    name = min(palette, key=lambda name: float(np.linalg.norm(median - palette[name])))
+    return pixels - palette[name], name, min(frames.shape[1:3]) / shapes.SIDE
 
 
 def read_object(
     difference: np.ndarray, background: str, unit: float
 ) -> tuple[dict[str, Any], float]:
-    """Reads one object before a known background.
+    """What `describe` returns, and the share of the object left unexplained in the worst frame.
 
-    difference (T, H, W, 3): pixels minus background; unit: in pixels. Returns what `describe`
-    returns, and the share of the object left unexplained in the worst frame.
+    difference (T, H, W, 3): pixels minus background; unit: in pixels.
     """
     color, alpha, contrast = read_color(difference, background)
     # the object and its rim; noise elsewhere is ignored
@@ -77,20 +67,11 @@ def read_object(
     motion, size, lawful = read_motion(position / unit, radius / unit)
 
     area = AREA[shape] * radius**2  # (T,)
-    one = bool(
-        np.all(np.isfinite(area))
-        and np.all(misfit < MAX_MISFIT)
-        and np.all(stray < MAX_STRAY * area)
-    )
+    one = bool(np.all((misfit < MAX_MISFIT) & (stray < MAX_STRAY * area)))  # nan is never less
     read = {
-        "shape": shape,
-        "color": color,
-        "motion": motion,
-        "size": size,
-        "background": background,
-        "clean": one and lawful,
-        "position": position,
-    }
+        "shape": shape, "color": color, "motion": motion, "size": size, "background": background,
+        "clean": one and lawful, "position": position,
+    }  # fmt: skip
     return read, float(np.max(misfit + stray / area))
 
 
@@ -100,20 +81,11 @@ def agree(truth: dict[str, Any], read: dict[str, Any]) -> dict[str, bool]:
     return {**right, "clean": read["clean"], "all": all(right.values()) and read["clean"]}
 
 
-def nearest(rgb: np.ndarray, palette: dict[str, tuple[float, float, float]]) -> str:
-    """The name of the palette's color nearest to `rgb` (3,)."""
-    return min(palette, key=lambda name: float(np.linalg.norm(rgb - np.array(palette[name]))))
-
-
 def dilate(mask: np.ndarray, steps: int) -> np.ndarray:
     """Grows each frame's mask by `steps` pixels along both axes: (T, H, W) -> (T, H, W)."""
-    for _ in range(steps):
-        for axis in (1, 2):
-            border = [(0, 0), (0, 0), (0, 0)]
-            border[axis] = (1, 1)
-            padded, side = np.pad(mask, border), mask.shape[axis]
-            # a pixel joins if the neighbor before or after it is in the mask
-            mask = mask | padded.take(range(side), axis) | padded.take(range(2, side + 2), axis)
+    mask = np.pad(mask, [(0, 0), (steps, steps), (steps, steps)])
+    for axis in (1, 2):  # a pixel joins if any other within `steps` pixels is in the mask
+        mask = np.lib.stride_tricks.sliding_window_view(mask, 2 * steps + 1, axis).max(-1)
     return mask
 
 
@@ -126,13 +98,11 @@ def blur(alpha: np.ndarray) -> np.ndarray:
 
 
 def read_color(difference: np.ndarray, background: str) -> tuple[str, np.ndarray, np.ndarray]:
-    """Finds the color that explains the pixels best when mixed with the background.
-
-    Returns its name, its share of each pixel (T, H, W), and its contrast with the background (3,).
-    """
+    """The color that explains the pixels best when mixed with the background: its name, its share
+    of each pixel (T, H, W), and its contrast with the background (3,)."""
     fits = []
-    for name, rgb in COLORS.items():
-        contrast = np.array(rgb) - np.array(BACKGROUNDS[background])  # (3,)
+    for name, rgb in shapes.COLORS.items():
+        contrast = np.array(rgb) - np.array(shapes.BACKGROUNDS[background])  # (3,)
         # least-squares share of the color in each pixel
         alpha = np.clip(difference @ contrast / (contrast @ contrast), 0.0, 1.0)  # (T, H, W)
         rest = np.square(difference - alpha[..., None] * contrast).sum()
@@ -144,22 +114,19 @@ def read_color(difference: np.ndarray, background: str) -> tuple[str, np.ndarray
 def read_shape(
     difference: np.ndarray, contrast: np.ndarray, alpha: np.ndarray, near: np.ndarray
 ) -> tuple[str, np.ndarray, np.ndarray, np.ndarray]:
-    """Finds the shape that explains the covered pixels best.
-
-    Returns its name, its center (T, 2) and radius (T,) in pixels, and the energy (T,) around the
-    object that it leaves unexplained, as a share of the object's own.
-    """
+    """The shape that explains the covered pixels best: its name, center (T, 2) and radius (T,) in
+    pixels, and the energy (T,) left unexplained around it, as a share of the object's own."""
     _, height, width = alpha.shape
     area = alpha.sum((1, 2))  # (T,)
     area[area == 0] = np.nan  # no object in this frame
     x = (alpha.sum(1) @ (np.arange(width) + 0.5)) / area  # center of mass
     y = (alpha.sum(2) @ (np.arange(height) + 0.5)) / area
     fits = []
-    for shape in SHAPES:
+    for shape in shapes.SHAPES:
         radius = np.sqrt(area / AREA[shape])
         # a triangle's center of mass is below its center
         center = np.stack([x, y - (0.2 * radius if shape == "triangle" else 0.0)], -1)  # (T, 2)
-        sharp = np.nan_to_num(cover(shape, center, radius, height, width))  # (T, H, W)
+        sharp = np.nan_to_num(shapes.cover(shape, center, radius, height, width))  # (T, H, W)
         for drawn in (sharp, blur(sharp)):  # a shape with a soft rim is the same shape
             rest = np.square(difference - drawn[..., None] * contrast).sum(-1)  # (T, H, W)
             misfit = np.where(near, rest, 0.0).sum((1, 2)) / (contrast @ contrast) / area  # (T,)
@@ -169,13 +136,10 @@ def read_shape(
 
 
 def read_motion(position: np.ndarray, radius: np.ndarray) -> tuple[str | None, str | None, bool]:
-    """Finds the motion, the size, and whether the motion allows every step.
-
-    position (T, 2) and radius (T,) are in units.
-    """
+    """The motion, the size, and whether the motion allows every step. All lengths in units."""
     if not np.all(np.isfinite(radius)):  # some frame has no object
         return (None if len(radius) == 1 else "standing still"), "small", False
-    size = "small" if radius.mean() < sum(SIZES.values()) / 2 else "large"
+    size = "small" if radius.mean() < sum(shapes.SIZES.values()) / 2 else "large"
     if len(radius) == 1:  # an image
         return None, size, True
 
@@ -188,35 +152,31 @@ def read_motion(position: np.ndarray, radius: np.ndarray) -> tuple[str | None, s
         still = np.ptp(position, axis=0).max() < 2 * MAX_JUMP
         return ("growing" if growth > 0 else "shrinking"), None, bool(smooth and still)
     direction = tuple(int(np.sign(v)) if abs(v) > 0.3 else 0 for v in slope(position))
-    motion = next((name for name, d in DIRECTIONS.items() if d == direction), "standing still")
+    found = (name for name, step in shapes.DIRECTIONS.items() if step == direction)
+    motion = next(found, "standing still")
     return motion, size, bool(np.abs(steps).max() < MAX_JUMP and np.ptp(radius) < MAX_JUMP)
 
 
 def slope(path: np.ndarray) -> np.ndarray:
     """Least-squares change per frame before the first reversal: (T, ...) -> (...)."""
-    path = path[: NO_TURN + 1]
+    path = path[: shapes.NO_TURN + 1]
     time = np.arange(len(path)) - (len(path) - 1) / 2
     return np.tensordot(time, path, 1) / (time @ time)
 
 
 def off_bounce(position: np.ndarray) -> float:
     """Largest distance, in units, from the best-fitting bounce: any phase, a fixed floor."""
-    frame = np.arange(len(position)) + np.arange(0, BOUNCE_FRAMES, 0.125)[:, None]  # (phases, T)
-    phase = frame % BOUNCE_FRAMES / BOUNCE_FRAMES
+    shift = np.arange(0, shapes.BOUNCE_FRAMES, 0.125)[:, None]  # (phases, 1)
+    frame = np.arange(len(position)) + shift  # (phases, T)
+    phase = frame % shapes.BOUNCE_FRAMES / shapes.BOUNCE_FRAMES
     # undo the bounce: with the right phase only the constant floor is left
-    floor = position[:, 1] + 4 * BOUNCE_HEIGHT * phase * (1 - phase)  # (phases, T)
+    floor = position[:, 1] + 4 * shapes.BOUNCE_HEIGHT * phase * (1 - phase)  # (phases, T)
     height = np.abs(floor - np.median(floor, axis=1, keepdims=True)).max(1).min()
     return float(max(height, np.ptp(position[:, 0]) / 2))
 
 
 SHAPES_WORLD = World(
-    name="shapes",
-    words=shapes.WORDS,
-    splits=("train", "held_out", "held_out_motion"),
+    name="shapes", words=shapes.WORDS, splits=("train", "held_out", "held_out_motion"),
     scores=("background", "color", "size", "motion", "shape", "clean", "all"),
-    clip=shapes.clip,
-    describe=describe,
-    agree=agree,
-    parse=shapes.parse,
-    caption=shapes.caption,
-)
+    clip=shapes.clip, describe=describe, agree=agree, parse=shapes.parse, caption=shapes.caption,
+)  # fmt: skip

@@ -1,9 +1,8 @@
 """The world of two objects: "a red circle moving left above a blue square standing still on a
 black background".
 
-Each object stays in its half of the picture, so the relation holds in every frame. Both objects
-have the same size and differ in color. They stand still or move along the border between the
-halves.
+Each object stays in its half of the picture, so the relation holds in every frame: it stands still
+or moves along the border between the halves. Both have the same size and differ in color.
 """
 
 import re
@@ -12,24 +11,11 @@ from typing import Any
 import numpy as np
 
 from minisora import draws
-from minisora.errors import check_frames
 from minisora.world import shapes
-from minisora.world.oracle import nearest, read_object
+from minisora.world.oracle import read_object, subtract_background
 from minisora.world.protocol import Clip, World
-from minisora.world.shapes import (
-    BACKGROUNDS,
-    COLORS,
-    DIRECTIONS,
-    MOTIONS,
-    NO_TURN,
-    REACH,
-    SIDE,
-    SPEED,
-    check_clip,
-    cover,
-    draw_attributes,
-    reflect,
-)
+
+Extent = tuple[float, float]  # width and height of a picture in units
 
 RADIUS = 4.2  # units
 OPPOSITE = {"above": "below", "left of": "right of", "below": "above", "right of": "left of"}
@@ -56,14 +42,12 @@ def clip(
 ) -> Clip:
     """Clip number `index` of `seed`: the same frames on every machine, in any order.
 
-    The truth is {"objects", "relation", "background", "clean", "position"}: "objects" holds shape,
-    color and motion of the first and the second object, "position" is (2, T, 2). In "held_out" and
-    "held_out_motion" the first object is held out and the second is from the training split.
-    Raises InputError as `shapes.clip` does.
+    In "held_out" and "held_out_motion" the first object is held out and the second is from the
+    training split. Raises InputError as `shapes.clip` does.
     """
-    check_clip(seed, index, num_frames, height, width, split)
+    shapes.check_clip(seed, index, num_frames, height, width, split)
     rng = draws.rng("pairs", seed, index)
-    unit = min(height, width) / SIDE  # pixels
+    unit = min(height, width) / shapes.SIDE  # pixels
     relation = RELATIONS[rng.integers(len(RELATIONS))]
     # two dictionaries of attributes, and (2, T, 2) in units
     drawn, path = draw_scene(rng, relation, split, num_frames, (width / unit, height / unit))
@@ -72,7 +56,7 @@ def clip(
         "relation": relation,
         "background": drawn[0]["background"],  # the second object's is not used
         "clean": True,
-        "position": path * unit,
+        "position": path * unit,  # (2, T, 2)
     }
     return Clip(
         frames=render(drawn, path * unit, RADIUS * unit, height, width),
@@ -84,22 +68,16 @@ def clip(
 
 
 def draw_scene(
-    rng: np.random.Generator,
-    relation: str,
-    split: str,
-    num_frames: int,
-    extent: tuple[float, float],
+    rng: np.random.Generator, relation: str, split: str, num_frames: int, extent: Extent
 ) -> tuple[list[dict[str, str]], np.ndarray]:
-    """Draws the attributes of two objects of different colors and their paths (2, T, 2) in units.
-
-    `extent` is the picture's (width, height) in units.
-    """
+    """Draws the attributes of two objects of different colors and their paths (2, T, 2) in units."""
     axis = axis_of(relation)
-    motions = motions_along_border(axis)
+    along_border = [name for name, step in shapes.DIRECTIONS.items() if step[axis] == 0]
+    motions = (*along_border, "standing still")
     first_is_far = relation in SECOND_HALF
     while True:  # rejection sampling
-        first = draw_attributes(rng, split, motions)
-        second = draw_attributes(rng, "all" if split == "all" else "train", motions)
+        first = shapes.draw_attributes(rng, split, motions)
+        second = shapes.draw_attributes(rng, "all" if split == "all" else "train", motions)
         path = np.stack([
             trajectory(rng, first["motion"], first_is_far, axis, num_frames, extent),
             trajectory(rng, second["motion"], not first_is_far, axis, num_frames, extent),
@@ -110,28 +88,14 @@ def draw_scene(
             return [first, second], path
 
 
-def motions_along_border(axis: int) -> tuple[str, ...]:
-    """The motions that never change the position along `axis`, where the objects are apart."""
-    return tuple(
-        motion
-        for motion in MOTIONS
-        if motion == "standing still" or (motion in DIRECTIONS and DIRECTIONS[motion][axis] == 0)
-    )
-
-
 def trajectory(
-    rng: np.random.Generator,
-    motion: str,
-    far: bool,
-    axis: int,
-    num_frames: int,
-    extent: tuple[float, float],
+    rng: np.random.Generator, motion: str, far: bool, axis: int, num_frames: int, extent: Extent
 ) -> np.ndarray:
     """Draws the path of an object that stays in its half: (T, 2) as (x, y) in units.
 
     The halves are apart along `axis`; the `far` one is the lower or the right.
     """
-    reach = REACH * RADIUS
+    reach = shapes.REACH * RADIUS
     path = np.empty((num_frames, 2))
     # across the border: a constant
     half = extent[axis] / 2
@@ -140,9 +104,10 @@ def trajectory(
     # along the border: a straight path, reflected at the edges of the picture
     along = 1 - axis
     low, high = reach, extent[along] - reach
-    step = DIRECTIONS.get(motion, (0, 0))[along] * rng.uniform(*SPEED)
-    start = rng.uniform(max(low, low - NO_TURN * step), min(high, high - NO_TURN * step))
-    path[:, along] = reflect(start + step * np.arange(num_frames), low, high)
+    step = shapes.DIRECTIONS.get(motion, (0, 0))[along] * rng.uniform(*shapes.SPEED)
+    ahead = shapes.NO_TURN * step  # room before the first reversal
+    start = rng.uniform(max(low, low - ahead), min(high, high - ahead))
+    path[:, along] = shapes.reflect(start + step * np.arange(num_frames), low, high)
     return path
 
 
@@ -151,12 +116,12 @@ def render(
 ) -> np.ndarray:
     """Paints both objects: path (2, T, 2) and radius in pixels -> uint8 (T, H, W, 3)."""
     num_frames = path.shape[1]
-    background = np.array(BACKGROUNDS[drawn[0]["background"]])
+    background = np.array(shapes.BACKGROUNDS[drawn[0]["background"]])
     frames = np.broadcast_to(background, (num_frames, height, width, 3))
     radii = np.full(num_frames, radius)  # (T,)
     for attributes, position in zip(drawn, path, strict=True):
-        alpha = cover(attributes["shape"], position, radii, height, width)  # (T, H, W)
-        color = np.array(COLORS[attributes["color"]])  # (3,)
+        alpha = shapes.cover(attributes["shape"], position, radii, height, width)  # (T, H, W)
+        color = np.array(shapes.COLORS[attributes["color"]])  # (3,)
         frames = frames + alpha[..., None] * (color - frames)  # (T, H, W, 3)
     return np.round(255 * frames).astype(np.uint8)
 
@@ -170,7 +135,7 @@ def visible(attributes: dict[str, str], num_frames: int) -> dict[str, str | None
 def phrase(attributes: dict[str, Any]) -> str:
     """One object in words: "a red circle moving left"."""
     words = ("a", attributes["color"], attributes["shape"], attributes["motion"])
-    return " ".join(word for word in words if word)
+    return " ".join(filter(None, words))
 
 
 def caption(truth: dict[str, Any]) -> str:
@@ -191,10 +156,10 @@ def short_caption(truth: dict[str, Any], rng: np.random.Generator) -> str:
 
 
 def parse(text: str) -> dict[str, Any] | None:
-    """What a text about two objects names: {"objects", "relation", "background"}.
+    """The objects, relation and background that a text about two objects names; None if not named.
 
-    What it does not name is None. The whole is None for a text about one object: one without a
-    relation or an "and" that has a color or a shape on both sides.
+    None as a whole for any other text: one without a relation or an "and" that has a color or a
+    shape on both sides.
     """
     # the "and" of "moving up and left" joins no objects
     joint = rf"\b({'|'.join(RELATIONS)}|and (?!left|right|up|down))\b"
@@ -214,30 +179,20 @@ def parse(text: str) -> dict[str, Any] | None:
 def describe(frames: np.ndarray) -> dict[str, Any]:
     """Reads frames of two objects, uint8 (T, H, W, 3).
 
-    Returns the keys of a clip's truth, with the relation "above" or "left of". The picture is cut
-    in two along each axis, and each part is read as a picture of one object. The better reading
-    wins. If both are clean, the objects are on a diagonal: then they are apart along the axis that
-    neither moves along, or, if that is true of both axes, along the axis of the wider gap. Raises
-    InputError for frames of another form.
+    Returns the keys of a clip's truth, with the relation "above" or "left of". Each axis cuts the
+    picture in two; each part is read as a picture of one object, and the better reading wins. If
+    both are clean, the objects are on a diagonal: they are apart along the axis that neither moves
+    along, or else along that of the wider gap. Raises InputError if a side is below 8 pixels.
     """
-    frames = np.asarray(frames)
-    check_frames(frames, "(T, H, W, 3)", side=8)
-    pixels = frames / 255.0
-    unit = min(frames.shape[1:3]) / SIDE  # pixels
-    background = nearest(np.median(pixels, axis=(0, 1, 2)), BACKGROUNDS)
-    difference = pixels - np.array(BACKGROUNDS[background])  # (T, H, W, 3)
+    difference, background, unit = subtract_background(frames, side=8)  # (T, H, W, 3)
     readings = [read_halves(difference, background, unit, axis) for axis in (0, 1)]
-    truth, _ = min(readings, key=lambda reading: reading[1])
-    return truth
+    return min(readings, key=lambda reading: reading[1])[0]
 
 
 def read_halves(
     difference: np.ndarray, background: str, unit: float, axis: int
 ) -> tuple[dict[str, Any], tuple[bool, bool, float]]:
-    """Reads two objects that are apart along x (0) or y (1).
-
-    Returns what `describe` returns, and the doubt about it: the reading with less doubt is better.
-    """
+    """Reads two objects that are apart along x (0) or y (1), and the doubt about that reading."""
     border = find_border(difference, axis)
     objects, positions, clean, misfit = [], [], True, 0.0
     parts = np.split(difference, [border], 2 - axis)  # y is dimension 1, x dimension 2
@@ -250,7 +205,8 @@ def read_halves(
         clean, misfit = clean and read["clean"], misfit + rest
 
     # no object of this world moves across the border
-    lawful = all(DIRECTIONS.get(read["motion"] or "", (0, 0))[axis] == 0 for read in objects)
+    across = [shapes.DIRECTIONS.get(read["motion"] or "", (0, 0))[axis] for read in objects]
+    lawful = not any(across)
     gap = np.abs(positions[0] - positions[1]).min(0)  # (2,)
     # clean readings compare by their gap, others by what they leave unexplained
     doubt = float(-gap[axis]) if clean else float(np.nan_to_num(misfit, nan=np.inf))
@@ -275,11 +231,10 @@ def find_border(difference: np.ndarray, axis: int) -> int:
 
 
 def agree(truth: dict[str, Any], read: dict[str, Any]) -> dict[str, bool]:
-    """Which parts of a scene were read right.
+    """Which parts of a scene were read right; attributes must be right for both objects.
 
     "layout": the objects are apart along the right axis. "relation": the layout is right, and
-    swapping the two objects would not match the truth better. "shape", "color" and "motion" must
-    be right for both objects, each in its own half. "all" is everything.
+    swapping the two objects would not match the truth better.
     """
     wanted, relation = list(truth["objects"]), truth["relation"]
     if relation in SECOND_HALF:  # the oracle starts with the upper or the left object
@@ -290,7 +245,6 @@ def agree(truth: dict[str, Any], read: dict[str, Any]) -> dict[str, bool]:
         name: layout and all(w[name] == f[name] for w, f in zip(wanted, found, strict=True))
         for name in ATTRIBUTES
     }
-    # would the objects match better if they were swapped?
     in_order = count_matches(wanted, found) >= count_matches(wanted, found[::-1])
     right |= {
         "background": truth["background"] == read["background"],
@@ -308,13 +262,6 @@ def count_matches(wanted: list[dict[str, Any]], found: list[dict[str, Any]]) -> 
 
 
 PAIRS_WORLD = World(
-    name="pairs",
-    words=WORDS,
-    splits=("train", "held_out", "held_out_motion"),
-    scores=SCORES,
-    clip=clip,
-    describe=describe,
-    agree=agree,
-    parse=parse,
-    caption=caption,
-)
+    name="pairs", words=WORDS, splits=("train", "held_out", "held_out_motion"), scores=SCORES,
+    clip=clip, describe=describe, agree=agree, parse=parse, caption=caption,
+)  # fmt: skip

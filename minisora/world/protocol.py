@@ -1,8 +1,7 @@
 """What a world is: clips with captions, and an oracle that reads the pixels back.
 
 A world draws clip number `index` of a `seed`, says what is in it, and judges whether a clip shows
-what was asked. Training and evaluation know worlds by this protocol only, so a new world is one
-file and one line that registers it.
+what its prompt names. Training and evaluation know worlds by this protocol only.
 """
 
 from collections.abc import Callable
@@ -63,10 +62,12 @@ def get(name: str) -> World:
 class Mixture:
     """Several worlds, each with its share of the clips: {"pairs": 0.45, "shapes": 0.55}.
 
-    Shares are relative to their sum. Raises InputError for unknown worlds and impossible shares.
+    Shares are relative to their sum, and their order does not matter. Raises InputError for
+    unknown worlds and impossible shares.
     """
 
     def __init__(self, shares: dict[str, float]) -> None:
+        shares = dict(sorted(shares.items()))
         total = sum(shares.values())
         if not shares or min(shares.values()) < 0 or not 0 < total < float("inf"):
             raise InputError(
@@ -77,22 +78,25 @@ class Mixture:
 
     @property
     def names(self) -> list[str]:
-        """The worlds that clips are drawn from, in order of their name."""
-        return sorted(name for name, share in self.shares.items() if share)
+        """The worlds that clips are drawn from, in alphabetical order."""
+        return [name for name, share in self.shares.items() if share]
 
     @property
     def words(self) -> list[str]:
-        """The vocabulary of all their captions, in alphabetical order."""
+        """All words of all worlds, sorted. A world with share 0 counts: later training may use it."""
         return sorted(frozenset().union(*(world.words for world in self.worlds)))
 
-    def world_of(self, seed: int, index: int) -> World:
-        """The world that clip number `index` comes from."""
-        drawn = draws.rng("mixture", seed, index).random()
+    def pick(self, drawn: float) -> World:
+        """The world that a uniform number in [0, 1) selects: each has its share of the interval."""
         for world in self.worlds:
             drawn -= self.shares[world.name]
             if drawn < 0:
                 return world
         return self.worlds[-1]  # the shares sum to 1 only up to rounding
+
+    def world_of(self, seed: int, index: int) -> World:
+        """The world that clip number `index` comes from."""
+        return self.pick(draws.rng("mixture", seed, index).random())
 
     def clip(
         self,
@@ -104,5 +108,4 @@ class Mixture:
         split: str = "train",
     ) -> Clip:
         """Clip number `index`: the same clip on every machine, in any order."""
-        world = self.world_of(seed, index)
-        return world.clip(seed, index, num_frames, height, width, split)
+        return self.world_of(seed, index).clip(seed, index, num_frames, height, width, split)

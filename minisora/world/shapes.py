@@ -42,12 +42,13 @@ BOUNCE_FRAMES, BOUNCE_HEIGHT = 8, 11.0  # frames per bounce, units
 REACH = 1.25  # radii: no shape extends further from its center along x or y
 NO_TURN = 16  # steps at the start of a clip without a reversal
 
-# every word of every caption
-WORDS = frozenset(
-    word
-    for phrase in ("a on background", *SHAPES, *COLORS, *MOTIONS, *SIZES, *BACKGROUNDS)
-    for word in phrase.split()
-)
+PHRASES = ("a on background", *SHAPES, *COLORS, *MOTIONS, *SIZES, *BACKGROUNDS)
+WORDS = frozenset(" ".join(PHRASES).split())  # every word of every caption
+# the values of each attribute, in the order in which they are drawn
+VALUES = {
+    "shape": SHAPES, "color": tuple(COLORS), "motion": MOTIONS, "size": tuple(SIZES),
+    "background": tuple(BACKGROUNDS),
+}  # fmt: skip
 
 # Combinations that are never trained on. Each of their words is common in other combinations.
 HELD_OUT = frozenset({
@@ -62,10 +63,7 @@ SPLITS = ("train", "held_out", "held_out_motion", "all")
 
 
 def in_split(shape: str, color: str, motion: str, split: str) -> bool:
-    """Whether these attributes belong to `split`.
-
-    An object whose color and motion are both held out belongs to "all" only.
-    """
+    """Whether an object belongs to `split`. If color and motion are held out, only to "all"."""
     new_color, new_motion = (shape, color) in HELD_OUT, (shape, motion) in HELD_OUT_MOTIONS
     return {
         "train": not new_color and not new_motion,
@@ -79,13 +77,7 @@ def draw_attributes(
     rng: np.random.Generator, split: str = "train", motions: tuple[str, ...] = MOTIONS
 ) -> dict[str, str]:
     """Draws shape, color, motion, size and background uniformly from `split`."""
-    choices = {
-        "shape": SHAPES,
-        "color": tuple(COLORS),
-        "motion": motions,
-        "size": tuple(SIZES),
-        "background": tuple(BACKGROUNDS),
-    }
+    choices = VALUES | {"motion": motions}
     while True:  # rejection sampling
         drawn = {name: values[rng.integers(len(values))] for name, values in choices.items()}
         if in_split(drawn["shape"], drawn["color"], drawn["motion"], split):
@@ -96,8 +88,8 @@ def coverage(shape: str, x: np.ndarray, y: np.ndarray, r: np.ndarray) -> np.ndar
     """How much of each pixel the shape covers, in [0, 1].
 
     x, y: offsets of the pixel centers from the object's center, y down; r: radius; all in pixels,
-    broadcast together. The signed distance to the outline, clipped to half a pixel on either side,
-    gives smooth edges. Raises InputError for an unknown shape.
+    broadcast together. The signed distance to the outline gives smooth edges. Raises InputError
+    for an unknown shape.
     """
     if shape == "circle":
         inside = r - np.hypot(x, y)
@@ -117,9 +109,8 @@ def coverage(shape: str, x: np.ndarray, y: np.ndarray, r: np.ndarray) -> np.ndar
     # the union of two bars: the larger of their signed distances
     elif shape == "cross":
         ax, ay = np.abs(x), np.abs(y)
-        inside = np.maximum(
-            np.minimum(1.05 * r - ax, 0.34 * r - ay), np.minimum(0.34 * r - ax, 1.05 * r - ay)
-        )
+        level = np.minimum(1.05 * r - ax, 0.34 * r - ay)
+        inside = np.maximum(level, np.minimum(0.34 * r - ax, 1.05 * r - ay))
     else:
         raise InputError(f"no shape {shape!r}: the shapes are {', '.join(SHAPES)}")
     return np.clip(inside + 0.5, 0.0, 1.0)
@@ -142,10 +133,7 @@ def reflect(path: np.ndarray, low: float, high: float) -> np.ndarray:
 def trajectory(
     rng: np.random.Generator, motion: str, size: str, num_frames: int, height: float, width: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws an object's path: position (T, 2) as (x, y) and radius (T,), both in units.
-
-    The start leaves room for `NO_TURN` steps before the first reversal.
-    """
+    """Draws an object's path: position (T, 2) as (x, y) and radius (T,), both in units."""
     frame = np.arange(num_frames)  # (T,)
     radius = np.full(num_frames, SIZES[size])  # (T,)
     if motion in FIRST_SIZE:
@@ -159,6 +147,7 @@ def trajectory(
         step = DIRECTIONS.get(motion, (0, 0))[axis] * rng.uniform(*SPEED)
         # a bouncing object needs room above its floor
         floor = low + BOUNCE_HEIGHT if motion == "bouncing" and axis == 1 else low
+        # room for NO_TURN steps before the first reversal
         start = rng.uniform(max(floor, low - NO_TURN * step), min(high, high - NO_TURN * step))
         position[:, axis] = reflect(start + step * frame, low, high)
     if motion == "bouncing":
@@ -169,36 +158,24 @@ def trajectory(
 
 def caption(truth: dict[str, Any]) -> str:
     """The rich caption: every attribute that is not None."""
-    words = (
-        "a",
-        truth["size"],
-        truth["color"],
-        truth["shape"],
-        truth["motion"],
-        f"on a {truth['background']} background",
-    )
-    return " ".join(word for word in words if word)
+    words = ["a", *(truth[name] for name in ("size", "color", "shape", "motion"))]
+    return " ".join(filter(None, [*words, f"on a {truth['background']} background"]))
 
 
 def short_caption(truth: dict[str, Any], rng: np.random.Generator) -> str:
     """A lossy caption, as people write: "red circle", "a circle", "red circle moving left"."""
     forms = (
-        "{color} {shape}",
-        "a {shape}",
-        "a {color} {shape}",
-        "{color} {shape} {motion}",
-        "{shape} {motion}",
-    )
+        "{color} {shape}", "a {shape}", "a {color} {shape}",
+        "{color} {shape} {motion}", "{shape} {motion}",
+    )  # fmt: skip
     form = forms[rng.integers(len(forms))]
-    motion = truth["motion"] or ""  # an image has none
-    return form.format(color=truth["color"], shape=truth["shape"], motion=motion).strip()
+    return form.format(**truth | {"motion": truth["motion"] or ""}).strip()  # images have none
 
 
 def parse(text: str) -> dict[str, str | None]:
-    """The attributes of one object that a text names; None for those it does not name.
+    """The attributes of one object that a text names, in any word order; None if not named.
 
-    Every word belongs to one attribute, so word order does not matter. Never None as a whole: any
-    text can be about one object.
+    Never None as a whole: any text can be about one object.
     """
     words = re.findall(r"[a-z]+", text.lower())
     # "left and up" is "up and left"
@@ -206,9 +183,8 @@ def parse(text: str) -> dict[str, str | None]:
     motions = [motion for motion in MOTIONS if re.search(rf"\b{motion}\b", ordered)]
     # the longest: "moving up" is part of "moving up and left"
     named: dict[str, str | None] = {"motion": max(motions, key=len, default=None)}
-    vocabulary = {"shape": SHAPES, "color": COLORS, "size": SIZES, "background": BACKGROUNDS}
-    for name, values in vocabulary.items():
-        named[name] = next((word for word in words if word in values), None)
+    for name in ("shape", "color", "size", "background"):
+        named[name] = next((word for word in words if word in VALUES[name]), None)
     return named
 
 
@@ -228,7 +204,7 @@ def visible(attributes: dict[str, str], num_frames: int) -> dict[str, str | None
 def check_clip(
     seed: int, index: int, num_frames: int, height: int, width: int, split: str
 ) -> None:
-    """Raises InputError for a clip that cannot exist."""
+    """Raises InputError for an unknown split, a negative seed or index, and too small a size."""
     if split not in SPLITS:
         raise InputError(f"no split {split!r}: the splits are {', '.join(SPLITS)}")
     if min(seed, index) < 0:
@@ -249,8 +225,7 @@ def clip(
 ) -> Clip:
     """Clip number `index` of `seed`: the same frames on every machine, in any order.
 
-    The first frames of a longer clip are the shorter clip. Raises InputError for an unknown split,
-    a negative seed or index, and a size that is too small.
+    A longer clip starts with the shorter one. Raises InputError as `check_clip` does.
     """
     check_clip(seed, index, num_frames, height, width, split)
     rng = draws.rng("shapes", seed, index)
@@ -260,10 +235,8 @@ def clip(
         rng, drawn["motion"], drawn["size"], num_frames, height / unit, width / unit
     )
     alpha = cover(drawn["shape"], path * unit, radius * unit, height, width)  # (T, H, W)
-    color, background = (
-        np.array(COLORS[drawn["color"]]),
-        np.array(BACKGROUNDS[drawn["background"]]),
-    )
+    color = np.array(COLORS[drawn["color"]])
+    background = np.array(BACKGROUNDS[drawn["background"]])
     pixels = background + alpha[..., None] * (color - background)  # (T, H, W, 3)
 
     seen = visible(drawn, num_frames)

@@ -1,7 +1,7 @@
 """Speed on this machine, as Markdown tables: `python tests/benchmarks/speed.py [step vae ...]`.
 
-Contestants take turns, one round each, and the table gives the median round, so that a busy moment
-of the machine hurts all of them alike. The peers come from `pip install -e ".[benchmark]"`.
+Contestants run in turns, one round each, and the table gives the median round, so that a busy
+moment of the machine hurts all of them alike. The peers come from `pip install -e ".[benchmark]"`.
 """
 
 import json
@@ -16,15 +16,14 @@ import torch
 from torch import Tensor, nn
 
 import minisora
-from minisora import dit as dits
 from minisora.device import fast_bfloat16, keep_memory
+from minisora.dit import DiT
 from minisora.patches import positions
 from minisora.vae import VAE, vae_loss
 
 BATCH, TEXT, CHANNELS, GRID = 64, 7, 16, (5, 4, 4)  # 80 video and 7 text tokens
 WIDTH, DEPTH, HEADS = 192, 6, 6
 ROUNDS = 7
-dits.SIZES["benchmark"] = (WIDTH, DEPTH, HEADS)
 
 
 def in_turns(
@@ -65,11 +64,10 @@ def trained(
 def ours(
     width: int = WIDTH, grid: tuple[int, int, int] = GRID, batch: int = BATCH
 ) -> tuple[nn.Module, Callable]:
-    dits.SIZES["benchmark"] = (width, DEPTH, width // 32)
-    model = dits.DiT("benchmark", CHANNELS)
-    place, t = positions(grid), torch.rand(batch)
-    x, text = torch.randn(batch, len(place), 4 * CHANNELS), torch.randn(batch, TEXT, 128)
-    return model, lambda: model(x, t, text, place)
+    model = DiT(f"{width}x{DEPTH}", CHANNELS)
+    where, t = positions(grid), torch.rand(batch)  # (N, 3), (B,)
+    x, text = torch.randn(batch, len(where), 4 * CHANNELS), torch.randn(batch, TEXT, 128)
+    return model, lambda: model(x, t, text, where)
 
 
 def peers() -> dict[str, tuple[nn.Module, Callable]]:

@@ -1,0 +1,101 @@
+"""Tables of an evaluation, as Markdown, from its flat rows (see evaluate.py)."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from minisora.metrics import Row, percent, pivot
+from minisora.world import get
+
+SPLITS = {"train": "seen", "held_out": "held-out pairs", "held_out_motion": "held-out motions"}
+WORLDS = {"shapes": "one object", "pairs": "two objects"}
+LABELS: dict[str, str] = SPLITS | WORLDS
+
+
+def select(rows: list[Row], **wanted: Any) -> list[Row]:
+    """The rows that agree with what is wanted."""
+    return [row for row in rows if all(row.get(k) == value for k, value in wanted.items())]
+
+
+def one(rows: list[Row], **wanted: Any) -> Row:
+    """The only row that agrees with what is wanted."""
+    (row,) = select(rows, **wanted)
+    return row
+
+
+def label(row: Row) -> str:
+    """What a row's clips are called in tables: "seen", "held-out pairs", "seen, images"."""
+    split = LABELS.get(row["split"], str(row["split"]))
+    return f"{split}, images" if row["frames"] == 1 else split
+
+
+def seen(rows: list[Row], **wanted: Any) -> Row:
+    """The only row of whole clips of the training split that agrees with what is wanted."""
+    frames = max(row["frames"] for row in rows)
+    return one(rows, split="train", frames=frames, **wanted)
+
+
+def score_cells(rows: list[Row], world: str) -> Iterator[tuple[str, str, str]]:
+    """The cells of a table of measures and splits, with the chance level and the ceiling."""
+    for measure in get(world).scores:
+        line = "**all of it**" if measure == "all" else measure
+        for row in select(rows, world=world, source="sampled", measure=measure):
+            still = measure == "motion" and row["frames"] == 1  # an image has no motion
+            yield line, label(row), "" if still else percent(row)
+        chance = seen(rows, world=world, source="sampled", measure=measure)["chance"]
+        ceiling = seen(rows, world=world, source="vae", measure=measure)["right"]
+        yield line, "chance (seen)", f"{100 * chance:.1f}"
+        yield line, "ceiling (seen)", f"{100 * ceiling:.1f}"
+
+
+def captioner_cells(rows: list[Row]) -> Iterator[tuple[str, str, str]]:
+    """The cells of a table of what the captioner says of true and of sampled clips."""
+    heads = {"caption": "captions right", "cosine": "cosine with prompt", "frechet": "Frechet"}
+    for row in rows:
+        if row["measure"] in heads:
+            world = LABELS.get(row["world"], row["world"])
+            value = f"{100 * row['right']:.1f}" if "right" in row else f"{row['value']:.3f}"
+            yield f"{world}, {label(row)}", f"{heads[row['measure']]}: {row['source']}", value
+
+
+def summary_cells(rows: list[Row]) -> Iterator[tuple[str, str, str]]:
+    """The cells of the headline table: "all right" of every kind of prompt and split."""
+    for row in select(rows, source="sampled", measure="all"):
+        world = LABELS.get(row["world"], str(row["world"]))
+        name = f"images of {world}" if row["frames"] == 1 else world
+        yield name, LABELS.get(row["split"], str(row["split"])), percent(row)
+    for row in select(rows, source="short prompts"):
+        yield f'short prompts ("red circle"), {row["measure"]}', "seen", percent(row)
+    worlds = dict.fromkeys(row["world"] for row in rows)
+    for row in select(rows, source="vae", measure="all", world=next(iter(worlds))):
+        if row["frames"] > 1:
+            yield "ceiling: true clips after the VAE", label(row), f"{100 * row['right']:.1f}"
+
+
+def summary(result: dict[str, Any]) -> str:
+    """The headline table, as Markdown."""
+    corner = f"everything right, % of {result['clips']} prompts"
+    return pivot(summary_cells(result["rows"]), corner)
+
+
+def reconstruction(rows: list[Row]) -> str:
+    """The VAE beside the linear PCA, in one sentence."""
+    world = select(rows, source="pca")[0]["world"]
+    parts = []
+    for source, name in (("vae", "the VAE"), ("pca", "linear PCA at equal compression")):
+        quality = seen(rows, world=world, source=source, measure="psnr")["value"]
+        right = 100 * seen(rows, world=world, source=source, measure="all")["right"]
+        parts.append(f"{name} {quality:.1f} dB, {right:.1f}% all right")
+    return f"Reconstruction of seen clips: {'; '.join(parts)}."
+
+
+def report(result: dict[str, Any]) -> str:
+    """All tables, as Markdown."""
+    rows, clips = result["rows"], result["clips"]
+    worlds = dict.fromkeys(row["world"] for row in rows)
+    tables = [
+        pivot(score_cells(rows, w), f"% right of {clips}, {LABELS.get(w, w)}") for w in worlds
+    ]
+    parts = [summary(result), reconstruction(rows), *tables]
+    if any(row["measure"] == "caption" for row in rows):
+        parts.append(pivot(captioner_cells(rows), "what the captioner says"))
+    return "\n\n".join(parts)

@@ -1,0 +1,331 @@
+"""The command line of training: configs, old flags, defaults, and what is refused."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import CONFIGS, fit
+from lightning.pytorch.callbacks import (
+    Callback,
+    EMAWeightAveraging,
+    ModelCheckpoint,
+    WeightAveraging,
+)
+from lightning.pytorch.loggers import CSVLogger
+
+from minisora import InputError
+from minisora.callbacks import Progress
+from minisora.cli import main
+from minisora.fit import CLASSES, LINKS, RENAMED, STAGES, FitCLI, ParsingCLI, parse, run_cli
+from minisora.optim import MuonAdam
+from minisora.variants.positions import NoRotations
+
+VARIANT = "minisora.variants.positions.NoRotations"
+DIT = ["--config", str(CONFIGS / "tiny" / "dit.yaml")]
+
+
+def value(config: dict, flag: str) -> object:
+    """What a parsed config has for a flag such as --model.dit.size."""
+    for key in flag.removeprefix("--").split("."):
+        config = config.get("init_args", config)[key]
+    return config
+
+
+# Flags
+
+
+@pytest.mark.parametrize(
+    ("old", "given"),
+    [
+        ("--model.size", "laptop"),
+        ("--model.target", "x"),
+        ("--model.pooled", "false"),
+        ("--data.vae", "data/weights"),
+        ("--data.captions", "captions.jsonl"),
+    ],
+)
+def test_old_flags_mean_the_new_ones(old: str, given: str) -> None:
+    by_old, by_new = (parse("dit", [*DIT, flag, given]) for flag in (old, RENAMED[old]))
+    assert by_old == by_new
+    assert value(by_new, RENAMED[old]) == yaml.safe_load(given)
+
+
+def test_old_flags_with_an_equals_sign_too() -> None:
+    assert value(parse("dit", [*DIT, "--model.size=laptop"]), "--model.dit.size") == "laptop"
+
+
+def test_every_renamed_flag_is_tested() -> None:
+    (cases,) = (mark.args[1] for mark in test_old_flags_mean_the_new_ones.pytestmark)
+    assert {old for old, _ in cases} == set(RENAMED)
+
+
+def test_a_class_path_names_a_variant() -> None:
+    config = parse("dit", [*DIT, "--model.dit", VARIANT])
+    assert config["model"]["dit"]["class_path"] == VARIANT
+
+
+def test_a_variant_keeps_the_arguments_of_the_config() -> None:
+    config = parse("dit", [*DIT, "--model.dit", VARIANT])
+    assert value(config, "--model.dit.patch") == [1, 1, 1]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_default_classes_are_built_where_none_is_named(stage: str) -> None:
+    reads = {"dit": ["--data.view.vae=x"], "captioner": ["--data.view.vae=x"]}
+    config = parse(stage, reads.get(stage, []))
+    for key, path in CLASSES[stage].items():
+        part, name = key.split(".")
+        assert config[part][name]["class_path"] == f"minisora.{path}"
+
+
+LINKED = [
+    (stage, target.replace(".init_args", ""))
+    for stage in STAGES
+    for target in (*LINKS[stage], "model.seed")
+]
+
+
+@pytest.mark.parametrize(("stage", "target"), LINKED, ids=map("-".join, LINKED))
+@pytest.mark.parametrize("form", ["{}=8", "{} 8"], ids=["equals", "space"])
+def test_flags_that_follow_from_others_are_refused(stage: str, target: str, form: str) -> None:
+    arguments = form.format(f"--{target}").split()
+    with pytest.raises(InputError, match=rf"^--{re.escape(target)} follows from \S+: set that"):
+        parse(stage, arguments)
+
+
+@pytest.mark.parametrize(
+    "worlds",
+    [
+        ['--data.worlds={"pairs": 0.4, "shapes": 0.6}'],
+        ["--data.worlds.pairs=0.4", "--data.worlds.shapes=0.6"],
+        ["--data.worlds.pairs", "0.4", "--data.worlds.shapes", "0.6"],
+    ],
+    ids=["mapping", "one by one", "with spaces"],
+)
+def test_worlds_are_a_mapping(worlds: list[str]) -> None:
+    config = parse("dit", [*DIT, *worlds])
+    assert config["data"]["worlds"] == {"pairs": 0.4, "shapes": 0.6}
+
+
+# Configs
+
+
+class BuildingCLI(FitCLI):
+    """Builds the trainer, the model and the data, and trains nothing."""
+
+    def _run_subcommand(self, subcommand: str) -> None: ...
+
+
+def parsed(stage: str, *arguments: str) -> FitCLI:
+    return run_cli(ParsingCLI, stage, list(arguments))
+
+
+def built(stage: str, root: Path, *arguments: str) -> FitCLI:
+    folder = ["--trainer.default_root_dir", str(root), "--trainer.max_steps", "5"]
+    return run_cli(BuildingCLI, stage, [*folder, *arguments])
+
+
+CONFIG_FILES = sorted(path for path in CONFIGS.glob("*/*.yaml") if path.stem in STAGES)
+
+
+@pytest.mark.parametrize(
+    "path", CONFIG_FILES, ids=lambda path: str(path.relative_to(CONFIGS).with_suffix(""))
+)
+def test_every_config_parses(path: Path) -> None:
+    config = parse(path.stem, ["--config", str(path)])
+    own = yaml.safe_load(path.read_text())["trainer"]["max_steps"]
+    assert config["trainer"]["max_steps"] == own
+
+
+@pytest.mark.parametrize(
+    ("config", "folder"),
+    [
+        ("configs/toy/vae.yaml", "runs/toy/vae"),
+        ("configs/toy/wide.yaml", "runs/toy/wide"),
+        ("elsewhere/mine/vae.yaml", "runs/mine/vae"),
+    ],
+)
+def test_the_folder_of_a_run_follows_from_its_config(
+    config: str, folder: str, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(config).parent.mkdir(parents=True)
+    Path(config).write_text("trainer: {max_steps: 1}")
+    assert parsed("vae", "--config", config).run_folder() == Path(folder)
+
+
+def test_a_config_in_the_current_folder_is_called_after_it(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("vae.yaml").write_text("trainer: {max_steps: 1}")
+    assert parsed("vae", "--config", "vae.yaml").run_folder() == Path("runs", tmp_path.name, "vae")
+
+
+def test_overlays_do_not_change_the_folder() -> None:
+    overlay = ["--config", str(CONFIGS / "wandb.yaml")]
+    assert parsed("dit", *DIT, *overlay).run_folder() == Path("runs/tiny/dit")
+
+
+def test_without_a_config_the_folder_is_called_after_the_stage() -> None:
+    assert parsed("vae").run_folder() == Path("runs/vae")
+
+
+@pytest.fixture
+def run_of_two_steps(tmp_path: Path, monkeypatch) -> Path:
+    """The folder of a run that was given its config, two steps, and nothing else."""
+    monkeypatch.chdir(tmp_path)
+    config = Path("configs/tiny/vae.yaml")
+    config.parent.mkdir(parents=True)
+    config.write_text((CONFIGS / "tiny" / "vae.yaml").read_text())
+    main(
+        ["fit", "vae", "--config", str(config), "--data.clips=8", "--trainer.max_steps=2"]
+        + ["--trainer.val_check_interval=2", "--trainer.enable_progress_bar=false"]
+    )
+    return Path("runs/tiny/vae")
+
+
+def test_a_run_writes_everything_to_its_folder(run_of_two_steps: Path) -> None:
+    names = {path.name for path in run_of_two_steps.iterdir()}
+    assert names == {"checkpoints", "config.yaml", "metrics.csv", "weights"}
+    assert (run_of_two_steps / "checkpoints" / "last.ckpt").is_file()
+    assert (run_of_two_steps / "weights" / "vae.safetensors").is_file()
+
+
+# Defaults of the run
+
+
+def test_metrics_go_to_a_csv_file_in_the_folder(tmp_path: Path) -> None:
+    logger = built("vae", tmp_path / "run").trainer.logger
+    assert isinstance(logger, CSVLogger)
+    assert Path(logger.log_dir) == tmp_path / "run"
+
+
+def averages(cli: FitCLI) -> list[Callback]:
+    return [each for each in cli.trainer.callbacks if isinstance(each, WeightAveraging)]
+
+
+def test_the_average_of_the_weights_is_a_flag(tmp_path: Path) -> None:
+    (average,) = averages(built("vae", tmp_path, "--model.average=0.9"))
+    assert isinstance(average, EMAWeightAveraging)
+    assert average._kwargs["avg_fn"](torch.tensor(1.0), torch.tensor(0.0), 1) == 0.9
+
+
+def test_an_average_of_0_is_none(tmp_path: Path) -> None:
+    assert averages(built("vae", tmp_path, "--model.average=0")) == []
+
+
+@pytest.mark.parametrize("kind", [ModelCheckpoint, Progress])
+@pytest.mark.parametrize("given", [True, False], ids=["on", "off"])
+def test_checkpoints_and_progress_bar_can_be_turned_off(
+    kind: type[Callback], given: bool, tmp_path: Path
+) -> None:
+    name = "enable_checkpointing" if kind is ModelCheckpoint else "enable_progress_bar"
+    cli = built("vae", tmp_path, f"--trainer.{name}={str(given).lower()}")
+    assert any(type(each) is kind for each in cli.trainer.callbacks) == given
+
+
+@pytest.mark.parametrize(("name", "kind"), [("muon", MuonAdam), ("adamw", torch.optim.AdamW)])
+def test_the_optimizer_is_a_flag(name: str, kind: type, tmp_path: Path) -> None:
+    cli = built("vae", tmp_path, f"--model.optimizer={name}", "--model.adam_lr=0.004")
+    assert type(cli.model.optimizer()) is kind
+
+
+def test_adamw_steps_every_parameter(tmp_path: Path) -> None:
+    module = built("vae", tmp_path, "--model.optimizer=adamw", "--model.adam_lr=0.004").model
+    (group,) = module.optimizer().param_groups
+    assert {id(p) for p in group["params"]} == {id(p) for p in module.vae.parameters()}
+    assert group["lr"] == 0.004
+
+
+def test_adamw_trains(tmp_path: Path) -> None:
+    fit("vae", tmp_path, "--model.optimizer=adamw", "--trainer.max_steps=2")
+    assert (tmp_path / "vae" / "weights" / "vae.safetensors").is_file()
+
+
+def test_the_seed_of_the_data_is_that_of_the_model(tmp_path: Path) -> None:
+    assert built("vae", tmp_path, "--data.seed=3").model.seed == 3
+
+
+def test_the_first_weights_depend_on_the_seed_alone(tmp_path: Path) -> None:
+    def head(seed: int) -> torch.Tensor:
+        torch.rand(seed + 1)  # what was drawn before does not matter
+        return next(built("upsampler", tmp_path, f"--data.seed={seed}").model.parameters())
+
+    assert torch.equal(head(0), head(0))
+    assert not torch.equal(head(0), head(1))
+
+
+def test_a_variant_is_built_for_the_data(on_vae: str, tmp_path: Path) -> None:
+    cli = built("dit", tmp_path, *DIT, on_vae, "--model.dit", VARIANT)
+    assert type(cli.model.dit) is NoRotations
+    assert cli.model.dit.config["channels"] == 16
+    assert cli.model.dit.config["text_width"] == 32
+
+
+# Bad input. {root} is the folder of the trained networks, {here} that of the test.
+
+REFUSED = {
+    "an unknown flag": (["--model.sizes=tiny"], "--model.sizes"),
+    "an unknown network": (["--model.dit=minisora.dit.None"], "minisora.dit.None"),
+    "no clips": (["--data.clips=0"], "clips must be 1 or more"),
+    "a cut checkpoint": (["--ckpt_path={here}/cut.ckpt"], "cut.ckpt is damaged or no checkpoint"),
+    "another file": (["--ckpt_path={here}/other.ckpt"], "no checkpoint of a training"),
+    "no checkpoint": (["--ckpt_path={here}/no.ckpt"], "no such checkpoint"),
+    "an empty patch": (["--model.dit.patch=[0,1,1]"], "patch must be 1 or more, got 0"),
+    "a share of an epoch": (["--trainer.val_check_interval=0.5"], "val_check_interval"),
+    "no end": (["--trainer.max_steps=-1"], "set trainer.max_steps"),
+    "an unknown size": (["--model.dit.size=huge"], "no DiT of size 'huge'"),
+    "other channels": (["--model.dit.channels=8"], "--model.dit.channels follows from data.view"),
+    "long patches": (
+        ["--model.dit.patch=[5,2,2]"],
+        "patches of 5 latents in time do not cut shorter clips",
+    ),
+    "an uneven height": (
+        ["--data.height=36"],
+        "data.height and data.width must be multiples of 8, got 36 and 32",
+    ),
+    "short texts": (
+        ["--model.text.length=9"],
+        "the model reads at most 9: shorten it or set model.text.length to more",
+    ),
+    "a large seed": ([f"--data.seed={2**63}"], "seed must be from 0 to 2^63 - 1"),
+    "an unknown accelerator": (["--trainer.accelerator=abacus"], "abacus"),
+    "an unknown world": (['--data.worlds={{"room": 1}}'], "no world 'room'"),
+    "no weights": (["--data.view.vae={here}/nowhere"], "no weights in"),
+    "a checkpoint of another width": (
+        ["--model.text.width=16", "--ckpt_path={root}/kept/epoch=0-step=30.ckpt"],
+        "text.position_embed",
+    ),
+    "a start of another width": (
+        ["--model.text.width=16", "--model.start={root}/dit/weights"],
+        "model.start holds a network of another form: its text_width is 32, not 16",
+    ),
+    "a start of another target": (  # the same tensors, another meaning
+        ["--model.dit.target=x", "--model.start={root}/dit/weights"],
+        "model.start holds a network of another form: its target is v, not x",
+    ),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), REFUSED.values(), ids=REFUSED)
+def test_bad_input_is_refused_in_a_sentence(
+    arguments: list[str], message: str, trained: Path, on_vae: str, tmp_path: Path, capsys
+) -> None:
+    checkpoint = trained / "kept" / "epoch=0-step=30.ckpt"
+    (tmp_path / "cut.ckpt").write_bytes(checkpoint.read_bytes()[:5000])
+    torch.save({"some": "tensors"}, tmp_path / "other.ckpt")
+    filled = [text.format(root=trained, here=tmp_path) for text in arguments]
+    log = tmp_path / "dit" / "metrics.csv"
+    log.parent.mkdir()
+    log.write_text("of an earlier run")
+    with pytest.raises(SystemExit) as stop:
+        fit("dit", tmp_path, on_vae, *filled)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert log.read_text() == "of an earlier run"
+
+
+def test_a_flag_of_another_stage_is_refused() -> None:
+    with pytest.raises(InputError, match="t_mean"):
+        parse("vae", ["--model.t_mean=1"])
