@@ -35,9 +35,8 @@ def batch_indices(
 ) -> np.ndarray:
     """The indices of the clips in this batch, out of `size`: every epoch is a new permutation,
     dealt to the ranks in turn."""
-    positions = (step * ranks + rank) * batch + np.arange(
-        batch
-    )  # in the endless sequence of clips
+    # positions in the endless sequence of clips
+    positions = (step * ranks + rank) * batch + np.arange(batch)
     orders = {
         epoch: np.random.default_rng((seed, epoch)).permutation(size)
         for epoch in np.unique(positions // size)
@@ -104,7 +103,6 @@ class View:
 
     def prepare(self, data: "ClipData") -> None:
         """Renders all clips and keeps what the view needs of them."""
-        raise NotImplementedError
 
     def batch(self, data: "ClipData", step: int) -> dict[str, Any]:
         raise NotImplementedError
@@ -182,12 +180,8 @@ class ClipData(StepData):
 
     def val_dataloader(self) -> DataLoader:
         """Batches of {"video", "truths", "captions", "worlds"}, the same on every rank."""
-        clips = [
-            self.source.clip(
-                self.seed + VALIDATION_SEED, i, *self.shape, self.view.validation_split
-            )
-            for i in range(self.validation_clips)
-        ]
+        seed, where = self.seed + VALIDATION_SEED, (*self.shape, self.view.validation_split)
+        clips = [self.source.clip(seed, i, *where) for i in range(self.validation_clips)]
         return DataLoader(clips, batch_size=32, collate_fn=collate)  # type: ignore[arg-type]
 
 
@@ -250,11 +244,7 @@ class Latents(EncodedView):
     """
 
     def __init__(
-        self,
-        vae: str,
-        shorter: float = 0.2,
-        ordered_steps: int = 0,
-        captions: str | None = None,
+        self, vae: str, shorter: float = 0.2, ordered_steps: int = 0, captions: str | None = None
     ) -> None:
         super().__init__(vae, shorter)
         self.ordered_steps, self.caption_file = ordered_steps, captions

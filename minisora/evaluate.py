@@ -46,10 +46,10 @@ def evaluation_cases(sora: Sora, short: bool) -> list[Case]:
     frames, cases = sora.default_shape[0], []
     for name in sorted(sora.trained_on["worlds"], key=lambda name: (name != "shapes", name)):
         cases += [Case(get(name), split, frames) for split in get(name).splits]
-    if cases[0].world.name == "shapes":
-        cases += [Case(get("shapes"), "train", 1)] if frames > 1 else []
-        kinds = ("as typed", "completed") if short else ()
-        cases += [Case(get("shapes"), "train", frames, kind) for kind in kinds]
+        if name == "shapes" and frames > 1:
+            cases.append(Case(get(name), "train", 1))
+    if short and cases[0].world.name == "shapes":
+        cases += [Case(get("shapes"), "train", frames, p) for p in ("as typed", "completed")]
     return cases
 
 
