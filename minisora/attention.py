@@ -22,17 +22,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
 def rotary_frequencies(head_width: int, longest: float = 10.0) -> Tensor:
     """Angular frequencies of 3-D rotary positions, in radians per patch: (3, head_width / 2).
 
-    A quarter of the channel pairs rotates with each of t, h and w. The last quarter does not
-    rotate, so that it compares the content of tokens at any distance. Source: Su et al.,
-    "RoFormer" (2021), extended to three axes.
+    A quarter of the channel pairs rotates with each of t, h and w. The last does not rotate: it
+    compares content at any distance. Source: Su et al., "RoFormer" (2021), extended to three axes.
     """
-    pairs = head_width // 2
-    per_axis = pairs // 4
-    frequencies = torch.zeros(3, pairs)
+    per_axis = head_width // 8
+    frequencies = torch.zeros(3, head_width // 2)  # (3, d / 2), one nonzero axis per pair
     for axis in range(3):
         own = slice(axis * per_axis, (axis + 1) * per_axis)
         frequencies[axis, own] = longest ** (-torch.arange(per_axis) / per_axis)
-    return frequencies  # (3, d / 2), one nonzero axis per pair
+    return frequencies
 
 
 def rotation_factors(positions: Tensor, frequencies: Tensor) -> Tensor:
@@ -46,7 +44,6 @@ def rotate(x: Tensor, factors: Tensor) -> Tensor:
     """Rotates each channel pair (x_2i, x_2i+1), read as a complex number.
 
     x: (B, heads, N, d); factors: (N, d / 2), or (B, N, d / 2) if clips differ in their positions.
-    All heads rotate alike. Returns (B, heads, N, d).
     """
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))  # (B, heads, N, d / 2)
     factors = factors.unsqueeze(-3)  # (1, N, d / 2) or (B, 1, N, d / 2)
@@ -68,9 +65,9 @@ class Attention(nn.Module):
             )
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.context_kv = (
-            nn.Linear(context_width, 2 * width, bias=False) if context_width else None
-        )
+        self.context_kv = None
+        if context_width:
+            self.context_kv = nn.Linear(context_width, 2 * width, bias=False)
         self.q_norm = nn.LayerNorm(width // heads, bias=False)
         self.k_norm = nn.LayerNorm(width // heads, bias=False)
         self.out = nn.Linear(width, width, bias=False)
@@ -82,11 +79,9 @@ class Attention(nn.Module):
         context: Tensor | None = None,
         causal: bool = False,
     ) -> Tensor:
-        """Attends from every token to all tokens and to the context.
+        """Attends from every token to the context and all tokens, or no later ones if `causal`.
 
-        x: (B, N, width); factors: complex rotations (N, d / 2) or (B, N, d / 2) for heads of d
-        channels; context: (B, L, context width). If `causal`, a token attends to itself, to the
-        tokens before it, and to the whole context. Returns (B, N, width).
+        x: (B, N, width); factors: see `rotate`; context: (B, L, context width). Same shape as x.
         """
         q, k, v = self.split_heads(self.qkv(x), 3)  # (B, h, N, d) each
         # autocast normalizes in float32

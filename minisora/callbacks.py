@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar, WeightAveraging
 
 from minisora import weights
+from minisora.errors import InputError
 
 
 class Progress(TQDMProgressBar):
@@ -60,10 +61,18 @@ class Export(Callback):
         self.curve.append(point | values)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"curve": self.curve, "minutes": self.minutes()}
+        return {"curve": self.curve, "minutes": self.minutes(), "config": self.config}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on with the record of the run. Raises InputError if its settings were others: the
+        optimizer's would be ignored, and the rest would change the run half-way."""
         self.curve, self.minutes_before = state["curve"], state["minutes"]
+        old, new = flat(state.get("config", {})), flat(self.config)
+        changed = [f"{k} was {old[k]}, now {new[k]}" for k in old if k in new and old[k] != new[k]]
+        if changed := [line for line in changed if not line.startswith("max_steps")]:
+            raise InputError(
+                f"a resumed run keeps its settings ({'; '.join(changed)}): start a new run for others"
+            )
 
     def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Exports a checkpoint of the last step too: with nothing left to train, Lightning skips
@@ -104,6 +113,15 @@ class Export(Callback):
             "torch": torch.__version__,
             "curve": self.curve,
         }
+
+
+def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested config as one level: {"model": {"lr": 0.02}} -> {"model.lr": 0.02}."""
+    result: dict[str, Any] = {}
+    for key, value in config.items():
+        nested = flat(value, f"{prefix}{key}.") if isinstance(value, dict) else None
+        result |= {f"{prefix}{key}": value} if nested is None else nested
+    return result
 
 
 def commit() -> str:

@@ -1,9 +1,9 @@
 """The captioner: clips in, rich captions out. It writes the captions that the DiT is trained on.
 
-Source: Yu et al., "CoCa: Contrastive Captioners are Image-Text Foundation Models" (2022), extended
-to video as in Yan et al., "VideoCoCa" (2022). An image encoder reads each frame separately. Two
-poolers read the tokens of all frames: one for captioning, one to compare clips with texts. Pooling
-ignores order, so each frame gets an embedding of its number.
+An image encoder reads each frame separately. Two poolers read the tokens of all frames: one for
+captioning, one to compare clips with texts. Pooling ignores order, so each frame gets an embedding
+of its number. Source: Yu et al., "CoCa: Contrastive Captioners are Image-Text Foundation Models"
+(2022), extended to video as in Yan et al., "VideoCoCa" (2022).
 """
 
 from collections.abc import Iterable
@@ -30,9 +30,8 @@ from minisora.text import (
     write_words,
 )
 
-# Logits of what cannot be chosen. Not -inf: a target that is masked by mistake then raises the
-# loss, but does not make it infinite.
-MASKED = -1e4
+Clips = np.ndarray | Tensor  # uint8 (B, T, H, W, 3)
+MASKED = -1e4  # logit of what cannot be chosen; a target masked by mistake keeps the loss finite
 
 
 class Pooler(nn.Module):
@@ -49,11 +48,9 @@ class Pooler(nn.Module):
 
 
 class Captioner(nn.Module):
-    """CoCa for clips.
+    """CoCa for clips: it sees up to `frames` frames of `size` x `size` pixels, cut into patches.
 
-    It samples up to `frames` frames of a clip, resizes them to `size` x `size` pixels and cuts
-    them into patches of `patch` pixels. Captions are made of `words`, at most `length` - 1 of
-    them. Unless `timed`, it cannot see the order of frames.
+    Captions have at most `length` - 1 of the `words`. Unless `timed`, it ignores frame order.
     """
 
     def __init__(
@@ -74,17 +71,9 @@ class Captioner(nn.Module):
         if size % patch:
             raise InputError(f"frames of {size} x {size} are not cut evenly by patches of {patch}")
         self.config = {
-            "words": list(words),
-            "width": width,
-            "depth": depth,
-            "heads": heads,
-            "frames": frames,
-            "size": size,
-            "patch": patch,
-            "queries": queries,
-            "length": length,
-            "timed": timed,
-        }
+            "words": list(words), "width": width, "depth": depth, "heads": heads, "frames": frames,
+            "size": size, "patch": patch, "queries": queries, "length": length, "timed": timed,
+        }  # fmt: skip
         self.frames, self.size, self.patch, self.length = frames, size, patch, length
         self.vocabulary = list(words)
         self.tokenizer = word_tokenizer(words)
@@ -111,10 +100,7 @@ class Captioner(nn.Module):
     def from_pretrained(
         cls, folder: str | Path | None = None, device: str | torch.device | None = None
     ) -> "Captioner":
-        """Loads the shipped captioner, or the one in `folder`.
-
-        Raises InputError if it is missing or damaged.
-        """
+        """Loads the shipped one or that in `folder`. Raises InputError if missing or damaged."""
         captioner = weights.load(folder or weights.shipped(), "captioner", cls)
         return captioner.to(torch.device(device) if device else best_device())
 
@@ -124,16 +110,13 @@ class Captioner(nn.Module):
         poolers = [self.caption_pooler.block, self.contrast_pooler.block]
         return [*self.encoder, *poolers, *self.unimodal, *self.multimodal]
 
-    def sample_frames(self, clips: np.ndarray | Tensor) -> Tensor:
-        """Clips, uint8 (B, T, H, W, 3) -> pixels (B, K, 3, size, size) in [-1, 1].
-
-        Picks K = min(`frames`, half of T rounded up) frames, evenly spread over the clip.
-        """
+    def sample_frames(self, clips: Clips) -> Tensor:
+        """K evenly spread frames as pixels in [-1, 1]: (B, K, 3, size, size)."""
         # PyTorch takes no arrays with negative strides, such as reversed clips
         clips = np.ascontiguousarray(clips) if isinstance(clips, np.ndarray) else clips
         clips = torch.as_tensor(clips)  # (B, T, H, W, 3)
         check_frames(clips, "(B, T, H, W, 3)")
-        count = min(self.frames, (clips.shape[1] + 1) // 2)
+        count = min(self.frames, (clips.shape[1] + 1) // 2)  # K: at most half of T, rounded up
         chosen = torch.linspace(0, clips.shape[1] - 1, count).round().long()  # (K,)
         pixels = clips[:, chosen].movedim(-1, 2).float() / 127.5 - 1  # (B, K, 3, H, W)
         if pixels.shape[-2:] != (self.size, self.size):
@@ -143,16 +126,14 @@ class Captioner(nn.Module):
         return pixels.to(self.time.device)
 
     def encode_frames(self, pixels: Tensor) -> Tensor:
-        """Encodes each frame separately, then adds the embedding of its number.
-
-        pixels: (B, K, 3, size, size). Returns the tokens of all frames, (B, K * h * w, width).
-        """
+        """Tokens of all frames: (B, K, 3, size, size) -> (B, K * h * w, width)."""
         p = self.patch
         patches = rearrange(pixels, "b k c (h p) (w q) -> (b k) (h w) (c p q)", p=p, q=p)
         x = self.embed(patches) + self.position_embed  # (B K, h w, width)
         for block in self.encoder:
             x = block(x)  # (B K, h w, width)
         x = rearrange(self.encoder_norm(x), "(b k) n d -> b k n d", b=len(pixels))
+        # the embedding of each frame's number
         return (x + self.time[: x.shape[1], None]).flatten(1, 2)  # (B, K h w, width)
 
     def encode_words(self, ids: Tensor) -> Tensor:
@@ -163,10 +144,9 @@ class Captioner(nn.Module):
         return x  # (B, L, width)
 
     def next_word_logits(self, words: Tensor, visual: Tensor) -> Tensor:
-        """Predicts the word after each word.
+        """Predicts the word after each word: (B, L, vocabulary).
 
-        words: states (B, L, width); visual: pooled tokens of frames (B, Q, width). Returns
-        (B, L, vocabulary).
+        words: states (B, L, width); visual: pooled tokens of frames (B, Q, width).
         """
         for block in self.multimodal:
             words = block(words, visual, causal=True)  # (B, L, width)
@@ -181,10 +161,8 @@ class Captioner(nn.Module):
 
         Unknown words are left out. Raises InputError if a caption has `length` words or more.
         """
-        encoded = [
-            [i for i in encoding.ids if i > START_ID]
-            for encoding in self.tokenizer.encode_batch(captions)
-        ]
+        encodings = self.tokenizer.encode_batch(captions)
+        encoded = [[i for i in encoding.ids if i > START_ID] for encoding in encodings]
         longest = max(map(len, encoded), default=0)
         if longest >= self.length:
             raise InputError(
@@ -213,10 +191,7 @@ class Captioner(nn.Module):
     def unseen_pairs(
         self, captions: list[str], first_words: Iterable[str], second_words: Iterable[str]
     ) -> Tensor:
-        """The pairs of a first word directly followed by a second word that no caption contains.
-
-        Returns (vocabulary, vocabulary), true at [first, second]. Unknown words are ignored.
-        """
+        """True at [first, second] if no caption has these words in a row: (vocabulary,) * 2."""
         unseen = torch.zeros(2 * [self.head.out_features], dtype=torch.bool)
         unseen[self._ids(first_words)[:, None], self._ids(second_words)] = True
         ids = self.tokenize(captions).cpu()  # (captions, length + 1)
@@ -237,11 +212,8 @@ class Captioner(nn.Module):
         """The captioning and the contrastive loss of pixels (B, K, 3, size, size), two scalars.
 
         Where `unseen_pairs` is true, the second word is no candidate after the first. Otherwise
-        "green is never followed by star" is learned long before stars are, and a green star can
-        never be captioned. Words that are true in `unscored` (vocabulary,) are inputs, not
-        targets. On several devices each compares the clips of its own batch only.
-
-        Source: CoCa, equations 1 to 3.
+        "green is never followed by star" is learned long before stars are. Words that are true in
+        `unscored` (vocabulary,) are inputs, not targets. Source: CoCa, equations 1 to 3.
         """
         tokens, ids = self.encode_frames(pixels), self.tokenize(captions)  # (B, N, D), (B, L + 1)
         words = self.encode_words(ids)  # (B, L + 1, D)
@@ -254,15 +226,9 @@ class Captioner(nn.Module):
 
     @torch.inference_mode()
     def forward(
-        self,
-        clips: np.ndarray | Tensor,
-        temperature: float = 0.0,
-        generator: torch.Generator | None = None,
+        self, clips: Clips, temperature: float = 0.0, generator: torch.Generator | None = None
     ) -> list[str]:
-        """Captions of clips, uint8 (B, T, H, W, 3).
-
-        Takes the likeliest word each time, or draws it if there is a `temperature`.
-        """
+        """Captions of clips. A `temperature` of 0 takes the likeliest words."""
         visual = self.caption_pooler(self.encode_frames(self.sample_frames(clips)))  # (B, Q, D)
 
         def next_logits(ids: Tensor) -> Tensor:
@@ -274,12 +240,12 @@ class Captioner(nn.Module):
         return decode_words(self.tokenizer, ids)
 
     @torch.inference_mode()
-    def similarity(self, clips: np.ndarray | Tensor, texts: list[str]) -> Tensor:
+    def similarity(self, clips: Clips, texts: list[str]) -> Tensor:
         """Cosine similarities of clips and texts, (clips, texts): a score like CLIP's."""
         return self.features(clips) @ self.text_features(texts).mT  # (clips, texts)
 
     @torch.inference_mode()
-    def features(self, clips: np.ndarray | Tensor) -> Tensor:
+    def features(self, clips: Clips) -> Tensor:
         """Unit vectors of clips, (B, width)."""
         return self.embed_clips(self.encode_frames(self.sample_frames(clips)))
 
@@ -294,11 +260,11 @@ class Captioner(nn.Module):
 def contrastive_loss(similarity: Tensor, ids: Tensor) -> Tensor:
     """Cross-entropy of finding each clip's text and each text's clip in the batch, a scalar.
 
-    similarity: scaled, (B clips, B texts); ids: of the texts, (B, L). Clips with equal texts are
-    no negatives for each other.
+    similarity: scaled, (B clips, B texts); ids: of the texts, (B, L).
     """
     own = torch.arange(len(ids), device=ids.device)  # (B,), clip i belongs to text i
     equal = (ids[:, None] == ids).all(-1)  # (B, B)
     others = own[:, None] != own  # (B, B), off the diagonal
+    # clips with equal texts are no negatives for each other
     similarity = similarity.masked_fill(equal & others, MASKED)  # (B, B)
     return (F.cross_entropy(similarity, own) + F.cross_entropy(similarity.mT, own)) / 2

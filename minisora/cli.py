@@ -4,12 +4,13 @@ doctor`. What is slow to import is imported where it is used."""
 import argparse
 import json
 import math
+import os
 import sys
 import warnings
 from collections.abc import Sequence
 
 import minisora
-from minisora.errors import InputError
+from minisora.errors import InputError, Interrupted
 from minisora.files import check_writable, write_text
 from minisora.world import language, world_of_prompt
 
@@ -31,17 +32,47 @@ def main(arguments: Sequence[str] | None = None) -> None:
             elif arguments[:1] == ["recaption"]:  # every argument of the function is a flag
                 recaption_command(arguments[1:])
             else:
-                options = parser().parse_args(arguments)
+                options = parse(arguments)
                 options.run(options)
+            sys.stdout.flush()  # a closed pipe shows here
     except InputError as error:
         say("error", error)
         sys.exit(2)
+    except Interrupted as error:
+        say("error", error)
+        sys.exit(error.code)
+    except BrokenPipeError:  # `| head -1` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except OSError as error:  # a name of 300 letters, a full disk
+        say("error", f"{error.strerror or error}: {shorten(str(error.filename or ''))}")
+        sys.exit(2)
     except KeyboardInterrupt:
+        say("error", "interrupted")
         sys.exit(130)
 
 
 def say(kind: str, message: object) -> None:
-    print(f"minisora: {kind}: {message}", file=sys.stderr)
+    text = f"minisora: {kind}: {message}"
+    print(text.encode(errors="replace").decode(), file=sys.stderr)
+
+
+def shorten(text: str) -> str:
+    return text if len(text) < 100 else f"{text[:60]}...{text[-20:]}"
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The options, and `run`, the function of the command. Raises InputError for arguments that are
+    not text and for those that argparse stumbles over."""
+    for argument in arguments:
+        if not argument.isascii() and argument.encode(errors="replace").decode() != argument:
+            raise InputError(f"{argument!r} is not text in UTF-8")
+        if argument.endswith("=--"):  # argparse would drop the value
+            raise InputError(f"{argument} has no value")
+    try:
+        return parser().parse_args(arguments)
+    except (TypeError, IndexError, ValueError) as error:  # such as --seed=--
+        raise InputError(f"the arguments cannot be read: {error}") from None
 
 
 def parser() -> argparse.ArgumentParser:
@@ -69,21 +100,31 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1, got {text}")
+def number(text: str, least: int, most: int, name: str) -> int:
+    """A whole number in its bounds. `name` names the upper one."""
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and least <= int(text) <= most):
+        bounds = f"a whole number from {least} to {name}"
+        raise argparse.ArgumentTypeError(f"must be {bounds}, got {shorten(text)}")
     return int(text)
+
+
+def positive(text: str) -> int:
+    return number(text, 1, 10**6, "a million")
 
 
 def seed(text: str) -> int:
-    if not text.isdigit() or int(text) >= 2**63:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to 2^63 - 1, got {text}")
-    return int(text)
+    return number(text, 0, 2**63 - 1, "2^63 - 1")
+
+
+def folder(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("is empty: name a folder, or leave it out")
+    return text
 
 
 def weights_option(command: argparse.ArgumentParser) -> None:
     text = "as `minisora fit` writes them (default: the shipped ones)"
-    command.add_argument("--weights", metavar="FOLDER", help=text)
+    command.add_argument("--weights", type=folder, metavar="FOLDER", help=text)
 
 
 # sample
@@ -196,10 +237,19 @@ def caption_command(options: argparse.Namespace) -> None:
     import torch
 
     captioner = minisora.Captioner.from_pretrained(options.weights)
-    generator = torch.Generator().manual_seed(options.seed)
+    generator, failed = torch.Generator().manual_seed(options.seed), 0
     for path in options.clips:
-        clip = minisora.video.read(path)
-        print(f"{path}: {captioner(clip[None], options.temperature, generator)[0]}")
+        try:
+            clip = minisora.video.sample(path, captioner.frames)
+            print(f"{path}: {captioner(clip[None], options.temperature, generator)[0]}")
+        except InputError as error:
+            say("error", error)
+            failed += 1
+    if failed:
+        count = len(options.clips)
+        raise InputError(
+            f"{failed} of {count} clips could not be read" if count > 1 else "no caption"
+        )
 
 
 def recaption_command(arguments: list[str]) -> None:
@@ -231,10 +281,11 @@ def evaluate_command(options: argparse.Namespace) -> None:
     upsampler = minisora.Upsampler.from_pretrained()
     result = evaluate.score_model(sora, options.clips, options.seed, captioner, upsampler)
     result["weights"] = evaluate.fingerprints(options.weights)
+    print(report.report(result), flush=True)  # before writing, which may fail
     head = {key: value for key, value in result.items() if key != "rows"}
-    rows = ",\n ".join(json.dumps(row) for row in result["rows"])  # a line each
+    rows = ",\n ".join(json.dumps(row, allow_nan=False) for row in result["rows"])  # a line each
     write_text(out, json.dumps(head, indent=1)[:-2] + f',\n "rows": [\n {rows}\n]}}\n')
-    print(f"{report.report(result)}\n\n{out}: {result['minutes']} minutes, seed {options.seed}")
+    print(f"\n{out}: {result['minutes']} minutes, seed {options.seed}")
 
 
 # reproduce

@@ -51,7 +51,7 @@ class StepData(L.LightningDataModule):
     def __init__(self, worlds: dict[str, float] | None, batch_size: int, seed: int) -> None:
         super().__init__()
         check_seed(seed)
-        check_counts(1, batch_size=batch_size)
+        check_counts(1, 10**6, batch_size=batch_size)
         self.source = Mixture(worlds or {"shapes": 1.0})
         self.batch_size, self.seed = batch_size, seed
 
@@ -137,7 +137,8 @@ class ClipData(StepData):
             raise InputError(
                 f"data.num_frames must be 1 + 4k, got {num_frames}: the nearest is {near}"
             )
-        check_counts(1, clips=clips, validation_clips=validation_clips)
+        check_counts(1, 10**7, clips=clips, validation_clips=validation_clips)
+        check_counts(1, 4096, num_frames=num_frames, height=height, width=width)
         self.view, self.clips, self.validation_clips = view, clips, validation_clips
         self.shape = (num_frames, height, width)
         view.check(self)
@@ -330,7 +331,7 @@ class PromptData(StepData):
         validation_prompts: int = 256,
     ) -> None:
         super().__init__(worlds, batch_size, seed)
-        check_counts(1, validation_prompts=validation_prompts)
+        check_counts(1, 10**6, validation_prompts=validation_prompts)
         self.validation_prompts = validation_prompts
 
     def batch(self, step: int) -> dict[str, Any]:
@@ -352,12 +353,17 @@ def read_captions(path: str, kind: str = "caption") -> tuple[dict[str, Any], lis
     """The head of a file of `minisora recaption`, and one caption a clip: "caption", "human" or
     "synthetic". Raises InputError if the file is missing or of another kind."""
     try:
-        lines = Path(path).read_text().splitlines()
-        return json.loads(lines[0]), [json.loads(line)[kind] for line in lines[1:]]
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        head, *rows = (json.loads(line) for line in lines)
+        captions, numbers = [row[kind] for row in rows], [row["clip"] for row in rows]
+        rendered = head["folder"] is None  # clips of one's own have names instead of numbers
     except OSError:
         raise InputError(f"no captions in {path}: `minisora recaption` writes them") from None
     except (ValueError, KeyError, IndexError, TypeError):
         raise InputError(f"{path} is damaged or not from `minisora recaption`") from None
+    if rendered and numbers != list(range(len(rows))):
+        raise InputError(f"{path} is damaged: its lines are not in the order of their clips")
+    return head, captions
 
 
 def read_captions_for(data: ClipData, path: str) -> list[str]:

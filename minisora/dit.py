@@ -17,22 +17,14 @@ from minisora.flow import Target, to_velocity
 from minisora.patches import Grid
 
 SIZES = {  # width, depth, heads; capital letters are the sizes of the DiT paper
-    "tiny": (64, 2, 2),
-    "toy": (96, 6, 3),
-    "laptop": (192, 4, 6),
-    "S": (384, 12, 6),
-    "B": (768, 12, 12),
-    "L": (1024, 24, 16),
-    "XL": (1152, 28, 16),
-}
+    "tiny": (64, 2, 2), "toy": (96, 6, 3), "laptop": (192, 4, 6),
+    "S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16),
+}  # fmt: skip
 HEAD_WIDTH = 32  # of sizes written as "192x2"
 
 
 def dimensions(size: str) -> tuple[int, int, int]:
-    """Width, depth and heads of a named size, or of "WIDTHxDEPTH" with heads of 32 channels.
-
-    Raises InputError if the name is unknown or the width is no multiple of 32.
-    """
+    """Width, depth and heads of a size. Raises InputError for an unknown one."""
     if size in SIZES:
         return SIZES[size]
     match = re.fullmatch(r"(\d+)x(\d+)", size)
@@ -51,10 +43,7 @@ def dimensions(size: str) -> tuple[int, int, int]:
 
 
 def fourier(x: Tensor, count: int, longest: float) -> Tensor:
-    """cos and sin of x at `count` frequencies from 1 down to almost 1 / longest.
-
-    (...,) -> (..., 2 * count).
-    """
+    """cos and sin of x at `count` frequencies, 1 to almost 1 / longest: (..., 2 * count)."""
     frequencies = torch.exp(-math.log(longest) * torch.arange(count, device=x.device) / count)
     angles = x[..., None] * frequencies  # (..., count)
     return torch.cat([angles.cos(), angles.sin()], dim=-1)  # (..., 2 * count)
@@ -73,9 +62,8 @@ def norm(x: Tensor) -> Tensor:
 class DiTBlock(nn.Module):
     """Attention and MLP with adaLN-Zero.
 
-    adaLN: a linear layer turns the conditioning (noise level and, perhaps, text) into a shift and
-    a scale after each norm and a gate before each residual sum: the modulation. Zero: that layer
-    starts at zero, so all gates are closed and the untrained block is the identity.
+    A linear layer turns the conditioning into the modulation: a shift and a scale after each norm,
+    a gate before each residual sum. It starts at zero, so the untrained block is the identity.
     """
 
     def __init__(self, width: int, heads: int, text_width: int) -> None:
@@ -87,8 +75,8 @@ class DiTBlock(nn.Module):
     def forward(
         self, x: Tensor, conditioning: Tensor, level_index: Tensor, factors: Tensor, text: Tensor
     ) -> Tensor:
-        """x: (B, N, D); conditioning: (K, D); level_index: (B, 1) or (B, N), the row of
-        conditioning of each clip or token; factors: rotations; text: (B, L, text width)."""
+        """x: (B, N, D); conditioning: (K, D); level_index: (B, 1) or (B, N), the row of each clip
+        or token; factors: rotations; text: (B, L, text width)."""
         # computed once per distinct level and then gathered: K is far smaller than B * N
         modulation = self.modulation(conditioning)[level_index]  # (B, 1 or N, 6 D)
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation.chunk(6, dim=-1)
@@ -98,12 +86,11 @@ class DiTBlock(nn.Module):
 
 
 class DiT(nn.Module):
-    """Predicts the target (v, x or eps) of tokens (B, N, P).
+    """Predicts the target (v, x or eps) of tokens (B, N, P). Untrained, it predicts zero.
 
-    `size`: a name in `SIZES` or "WIDTHxDEPTH". `channels` and `patch`: of the latents. If
-    `pooled`, the mean of the text's states joins the noise level in the conditioning. That helps
-    with one object, but a mean of words cannot say which color belongs to which object. The
-    untrained model predicts zero.
+    `size`: a name in `SIZES` or "WIDTHxDEPTH" with heads of 32 channels. If `pooled`, the mean of
+    the text's states joins the noise level in the conditioning. That helps with one object, but a
+    mean of words cannot say which color belongs to which object.
     """
 
     frequencies: Tensor
@@ -119,13 +106,9 @@ class DiT(nn.Module):
     ) -> None:
         super().__init__()
         self.config = {
-            "size": size,
-            "channels": channels,
-            "patch": list(patch),
-            "text_width": text_width,
-            "target": target,
-            "pooled": pooled,
-        }
+            "size": size, "channels": channels, "patch": list(patch),
+            "text_width": text_width, "target": target, "pooled": pooled,
+        }  # fmt: skip
         if target not in ("v", "x", "eps"):
             raise InputError(f"no target {target!r}: targets are v, x and eps")
         check_counts(1, patch=min(patch))
@@ -175,10 +158,10 @@ class DiT(nn.Module):
         return self.head(modulate(norm(x), shift, scale))  # (B, N, P)
 
     def conditioning(self, t: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        """The conditioning vectors, one per distinct (clip, level), and the index of each token's.
+        """The vectors of all distinct (clip, level), (K, D), and each token's index, (B, 1 or N).
 
-        t: (B,), or (B, N) per token; text: (B, L, text width). Returns (K, D) and level_index, (B,
-        1) or (B, N). Known tokens share level 0, so K is usually 2 B at most.
+        t: (B,), or (B, N) per token; text: (B, L, text width). Known tokens share level 0, so K is
+        usually 2 B at most.
         """
         clips = torch.arange(len(text), device=t.device)  # (B,)
         if t.ndim == 1:

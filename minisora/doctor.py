@@ -16,23 +16,16 @@ PACKAGES = ("torch", "lightning", "einops", "av", "numpy", "safetensors", "token
 
 
 def report(weights: str | None) -> None:
-    """Prints versions, device, precision, threads, makes a clip and writes and reads it
-    in every format."""
-    print(
-        f"minisora {minisora.__version__} on Python {platform.python_version()}, {platform.platform()}"
-    )
-    print(
-        "packages   "
-        + ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
-    )
+    """Prints what the machine has; makes a clip, and writes and reads it in every format."""
+    python = f"Python {platform.python_version()}, {platform.platform()}"
+    print(f"minisora {minisora.__version__} on {python}")
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in PACKAGES]
+    print(f"packages   {', '.join(versions)}")
     device = best_device()
-    print(
-        f"device     {device}"
-        + (f" ({torch.cuda.get_device_name()})" if device.type == "cuda" else "")
-    )
-    print(
-        f"precision  {'bfloat16' if fast_bfloat16(device.type) else 'float32'} is the fast one here"
-    )
+    name = f" ({torch.cuda.get_device_name()})" if device.type == "cuda" else ""
+    print(f"device     {device}{name}")
+    fast = "bfloat16" if fast_bfloat16(device.type) else "float32"
+    print(f"precision  {fast} is the fast one here")
     print(f"threads    {torch.get_num_threads()}")
 
     sora = minisora.Sora.from_pretrained(weights)
@@ -45,9 +38,8 @@ def report(weights: str | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for suffix in minisora.video.SUFFIXES:
             path = minisora.video.write(Path(folder) / f"clip{suffix}", clip, scale=4)
-            print(
-                f"  {suffix:6s} {path.stat().st_size / 1000:.0f} kB, {len(minisora.video.read(path))} frames read back"
-            )
+            size, count = path.stat().st_size / 1000, len(minisora.video.read(path))
+            print(f"  {suffix:6s} {size:.0f} kB, {count} frames read back")
 
 
 def timed(sora: "minisora.Sora", prompt: str, count: int, repeats: int = 3) -> list[float]:

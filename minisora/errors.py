@@ -1,25 +1,38 @@
-"""InputError, the exception for mistakes that the user can fix, and checks that raise it.
-
-The command line prints its message without a traceback and ends with exit code 2.
-"""
+"""InputError, the exception for mistakes that the user can fix, and checks that raise it."""
 
 from typing import Any
 
 
 class InputError(ValueError):
-    """Bad input. The message is one sentence: what is wrong, the numbers, and what to do."""
+    """Bad input: one sentence with the numbers. The command line prints it and exits with 2."""
 
 
-def check_counts(least: int, **counts: int) -> None:
-    """Raises InputError if a number is smaller than `least`; the message has its keyword."""
+class Interrupted(Exception):
+    """A signal ended the work. The command line prints the sentence and exits with `code`."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def check_numbers(low: float, high: float, **numbers: float) -> None:
+    """Raises InputError if a number is not from `low` to `high`; the message has its keyword."""
+    for name, number in numbers.items():
+        if not low <= number <= high:  # false for NaN too
+            raise InputError(f"{name} must be from {low:g} to {high:g}, got {number}")
+
+
+def check_counts(least: int, most: int = 10**9, **counts: int) -> None:
+    """Raises InputError if a number is not from `least` to `most`; the message has its keyword."""
     for name, count in counts.items():
         if count < least:
             raise InputError(f"{name} must be {least} or more, got {count}")
+        if count > most:
+            raise InputError(f"{name} must be at most {most}, got {count}")
 
 
 def check_seed(seed: int) -> None:
-    """Raises InputError unless PyTorch and NumPy both accept the seed."""
-    # NumPy refuses negative seeds, PyTorch refuses those beyond 64 bits
+    """Raises InputError for seeds that NumPy (negative) or PyTorch (too large) refuses."""
     if not 0 <= seed < 2**63:
         raise InputError(f"seed must be from 0 to 2^63 - 1, got {seed}")
 
@@ -32,11 +45,8 @@ def check_shares(**shares: float) -> None:
 
 
 def check_frames(frames: Any, shape: str, side: int = 1) -> None:
-    """Raises InputError unless an array or tensor holds uint8 RGB frames.
-
-    `shape` names the axes, such as "(T, H, W, 3)". Each frame needs `side` pixels or more along
-    both of its sides.
-    """
+    """Raises InputError unless frames are uint8 RGB with axes `shape`, such as "(T, H, W, 3)", and
+    sides of at least `side` pixels."""
     is_rgb = frames.ndim == shape.count(",") + 1 and frames.shape[-1] == 3
     # the default serves arrays of one axis, which have no sides
     is_large = 0 not in frames.shape and min(frames.shape[-3:-1], default=0) >= side

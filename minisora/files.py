@@ -1,9 +1,12 @@
 """Files appear whole or not at all, and what cannot be written is said before the work is done."""
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from minisora.errors import InputError
 
@@ -23,14 +26,26 @@ def check_writable(path: str | Path) -> Path:
     return path
 
 
+def make_folder(path: str | Path) -> Path:
+    """Returns the folder, created if need be. Raises InputError if files cannot be written in it."""
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write to the folder {path}: {error.strerror}") from None
+    check_writable(path / "any")
+    return path
+
+
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
     """Yields a path beside the target to write to, and moves the file into place at the end.
 
-    If the block fails, nothing is left behind and the old file stays.
+    If the block fails, nothing is left behind and the old file stays. The name is unique, so
+    several processes may write one target: the last one wins, whole.
     """
     target = Path(path).resolve()
-    partial = target.with_name(f".{target.stem}.partial{target.suffix.lower()}")
+    partial = target.with_name(f".{secrets.token_hex(8)}.partial{target.suffix.lower()}")
     try:
         yield partial
         os.replace(partial, target)
@@ -41,4 +56,25 @@ def atomic(path: str | Path) -> Iterator[Path]:
 def write_text(path: str | Path, text: str) -> None:
     """Writes a text file, whole or not at all."""
     with atomic(path) as partial:
-        partial.write_text(text)
+        partial.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def locked(path: str | Path, wait: bool = False) -> Iterator[None]:
+    """Holds `path` (a file or a folder, there or not) for this process while the block runs.
+
+    Raises InputError if another process holds it, or waits for that process to end.
+    """
+    path = Path(path)
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        raise InputError(
+            f"{path} is being written by another process: wait for it, or name another"
+        ) from None
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()

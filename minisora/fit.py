@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import warnings
-import zipfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,14 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from minisora.callbacks import Export, Progress
 from minisora.data import ClipData, PromptData
 from minisora.device import best_device, fast_bfloat16, keep_memory
-from minisora.errors import InputError, check_seed
+from minisora.errors import InputError, Interrupted, check_seed
+from minisora.files import locked, make_folder
 from minisora.training import CaptionerTraining, DiTTraining, UpsamplerTraining, VAETraining
 
 STAGES = {  # stage: its training module and its data
@@ -82,7 +84,8 @@ class KeepLog(Callback):
 class FitCLI(LightningCLI):
     """LightningCLI with our defaults: folder, logger, checkpoints, weight average, precision."""
 
-    stage = "dit"  # set by `cli_for`
+    stage = "dit"  # set by `run_cli`
+    folder_lock: ExitStack  # holds the run's folder until the training has ended
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("data.seed", "model.seed")
@@ -97,11 +100,8 @@ class FitCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         check_links(self.stage, args)
         super().parse_arguments(parser, args)
-        path = self.config["fit"].ckpt_path
-        if path and not Path(path).is_file():
-            raise InputError(f"no such checkpoint: {path}")
-        if path and not zipfile.is_zipfile(path):  # torch.save writes zip files
-            raise InputError(f"{path} is damaged or no checkpoint: use an earlier one")
+        if path := self.config["fit"].ckpt_path:
+            check_checkpoint(path)
 
     def before_instantiate_classes(self) -> None:
         seed = self.config["fit"].data.seed
@@ -112,6 +112,8 @@ class FitCLI(LightningCLI):
         given = self.config_init["fit"].trainer
         root = Path(given.default_root_dir or self.run_folder())
         arguments["default_root_dir"] = str(root)
+        if given.devices in (1, "1") and given.num_nodes == 1:  # one process, whatever SLURM says
+            arguments["plugins"] = [*(given.plugins or []), LightningEnvironment()]
         if given.logger is None:
             arguments["logger"] = CSVLogger(root.parent, name=root.name, version="")
         if given.precision is None:
@@ -151,12 +153,43 @@ class FitCLI(LightningCLI):
             callbacks.append(Progress())
         return callbacks
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Trains, with what ends it early told apart: a signal, a damaged checkpoint."""
+        try:
+            super()._run_subcommand(subcommand)
+        except SystemExit:  # Lightning's answer to signals
+            code = 143 if self.trainer.received_sigterm else 130
+            raise Interrupted(self.unfinished(), code) from None
+        except (InputError, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            if self.config["fit"].ckpt_path and not self.model.begun:
+                raise InputError(f"the checkpoint cannot be restored: {error!r:.200}") from error
+            raise
+        if self.trainer.received_sigterm:
+            raise Interrupted(self.unfinished(), 143)
+
+    def unfinished(self) -> str:
+        steps = f"{self.trainer.global_step} of {self.trainer.max_steps} steps"
+        return f"interrupted after {steps}, so no weights are written: resume with --ckpt_path"
+
     def before_fit(self) -> None:
         """Refuses what would fail later, and keeps the log that a resumed run would overwrite."""
         trainer = self.trainer
         if trainer.max_steps < 1:
             raise InputError("say how long to train: set trainer.max_steps, batches are endless")
+        if trainer.precision in ("bf16-true", "16-true"):
+            raise InputError(
+                f"trainer.precision is {trainer.precision}: use bf16-mixed or 32-true"
+            )
+        if trainer.overfit_batches:
+            raise InputError(
+                "batches are endless and drawn by step: set data.clips to a few instead of trainer.overfit_batches"
+            )
         self.model.check(self.datamodule)
+        if not trainer.fast_dev_run:
+            root = make_folder(trainer.default_root_dir)
+            self.folder_lock.enter_context(locked(root))
         for callback in trainer.callbacks:
             if isinstance(callback, WeightAveraging) and callback._device is None:
                 # it would average on the CPU: it copies the model before that is moved
@@ -188,10 +221,31 @@ def check_links(stage: str, arguments: list[str]) -> None:
             raise InputError(f"{flag} follows from {source}: set that instead")
 
 
-def current(argument: str) -> str:
-    """A flag of an earlier version under its present name."""
-    flag, equals, value = argument.partition("=")
-    return RENAMED.get(flag, flag) + equals + value
+def check_checkpoint(path: str) -> None:
+    """Raises InputError unless torch can load the file as a checkpoint of a training."""
+    if not Path(path).is_file():
+        raise InputError(f"no such checkpoint: {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file can raise anything
+        raise InputError(
+            f"{path} is damaged or no checkpoint ({error!r:.100}): use an earlier one"
+        ) from None
+    if not isinstance(content, dict) or "pytorch-lightning_version" not in content:
+        raise InputError(f"{path} is no checkpoint of a training")
+
+
+def in_order(stage: str, arguments: list[str]) -> list[str]:
+    """The arguments with configs first, so that a flag before --config counts too, and with flags
+    of earlier versions under their present names."""
+    configs, flags, rest = [], [], iter(arguments)
+    for argument in rest:
+        flag, equals, value = argument.partition("=")
+        if flag in ("--config", "-c"):
+            configs += [argument] if equals else [argument, *itertools.islice(rest, 1)]
+        else:
+            flags.append((RENAMED.get(flag, flag) if stage == "dit" else flag) + equals + value)
+    return [*configs, *flags]
 
 
 def run_cli(kind: type[FitCLI], stage: str, arguments: list[str]) -> FitCLI:
@@ -199,8 +253,7 @@ def run_cli(kind: type[FitCLI], stage: str, arguments: list[str]) -> FitCLI:
     os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module=r"lightning\.|jsonargparse|torch\.")
-    if stage == "dit":
-        arguments = [current(argument) for argument in arguments]
+    arguments = in_order(stage, arguments)
     model, data = STAGES[stage]
     defaults = {
         "accelerator": "auto",
@@ -210,22 +263,23 @@ def run_cli(kind: type[FitCLI], stage: str, arguments: list[str]) -> FitCLI:
         "use_distributed_sampler": False,
         "enable_model_summary": False,
     }
+    refused = argparse.ArgumentError, MisconfigurationException, ModuleNotFoundError
+    unreadable = UnicodeDecodeError, RecursionError, yaml.YAMLError
     try:
-        return type("CLI", (kind,), {"stage": stage})(
-            model,
-            data,
-            trainer_defaults=defaults,
-            args=["fit", *arguments],
-            save_config_kwargs={"overwrite": True},
-            seed_everything_default=False,
-            parser_kwargs={"exit_on_error": False, "fit": {"exit_on_error": False}},
-        )
-    except (argparse.ArgumentError, MisconfigurationException, ModuleNotFoundError) as error:
+        with ExitStack() as folder_lock:
+            return type("CLI", (kind,), {"stage": stage, "folder_lock": folder_lock})(
+                model,
+                data,
+                trainer_defaults=defaults,
+                args=["fit", *arguments],
+                save_config_kwargs={"overwrite": True},
+                seed_everything_default=False,
+                parser_kwargs={"exit_on_error": False, "fit": {"exit_on_error": False}},
+            )
+    except refused as error:
         raise InputError(str(error)) from None
-    except KeyError as error:
-        if "pytorch-lightning_version" not in str(error):
-            raise
-        raise InputError("the file of --ckpt_path is no checkpoint of a training") from None
+    except unreadable as error:
+        raise InputError(f"a config cannot be read: {error!r:.200}") from None
     except RuntimeError as error:
         misfit = re.search(r"Error\(s\) in loading state_dict.*?\n\s*(.{,200})", str(error))
         if not misfit:

@@ -1,10 +1,8 @@
 """Rectified flow: straight paths between data and noise, and the targets a network can predict.
 
 x_t = (1 - t) x_0 + t eps, so the velocity is v = dx_t / dt = eps - x_0. The noise level t is 0 for
-data and 1 for noise.
-
-Sources: Liu et al., "Flow Straight and Fast" (2022); Esser et al., "Scaling Rectified Flow
-Transformers" (SD3, 2024).
+data and 1 for noise. Sources: Liu et al., "Flow Straight and Fast" (2022); Esser et al., "Scaling
+Rectified Flow Transformers" (SD3, 2024).
 """
 
 from typing import Literal

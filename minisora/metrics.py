@@ -143,10 +143,11 @@ def captioner_rows(
         captions = [text for part in in_parts(captioner, frames) for text in part]
         right = sum(a == b for a, b in zip(captions, wanted, strict=True))
         cosine = round(float((features * texts).sum(-1).mean()), 4)
-        distance = round(frechet_distance(features, others), 4)
+        distance = frechet_distance(features, others)
         yield {"source": source, "measure": "caption", **proportion(right, len(wanted))}
         yield {"source": source, "measure": "cosine", "value": cosine}
-        yield {"source": source, "measure": "frechet", "value": distance}
+        known = None if math.isnan(distance) else round(distance, 4)  # JSON has no NaN
+        yield {"source": source, "measure": "frechet", "value": known}
 
 
 def short_prompt_row(kind: str, frames: np.ndarray, truth: list[Clip], world: World) -> Row:

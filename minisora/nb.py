@@ -1,5 +1,4 @@
-"""For the notebooks: is what I built what the package ships, is my exercise right, and let me see
-the clip."""
+"""For the notebooks: `same` proves, `check` marks exercises, `show` and `strip` display clips."""
 
 import io
 from collections.abc import Callable, Mapping, Sequence
@@ -12,29 +11,23 @@ from torch import Tensor
 
 from minisora.vae import to_frames
 
+FONT = ImageFont.load_default(10)
+
 
 class Picture:
-    """A PNG that a notebook displays, animated or not: it plays in every viewer that draws PNGs."""
+    """A PNG that a notebook displays, animated or not: every viewer of PNGs plays it."""
 
     def __init__(self, frames: list[Image.Image], fps: float = 8) -> None:
         file = io.BytesIO()
         width, height = frames[0].size
         self.text = f"{len(frames)} frames of {width} x {height} pixels"
-        film = Image.new("RGB", (width, height * len(frames)))  # all frames share one palette
-        for t, frame in enumerate(frames):
-            film.paste(frame, (0, t * height))
-        film = film.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
-        first, *rest = (
-            film.crop((0, t * height, width, (t + 1) * height)) for t in range(len(frames))
-        )
-        first.save(
-            file,
-            "PNG",
-            save_all=bool(rest),
-            append_images=rest,
-            duration=round(1000 / fps),
-            loop=0,
-        )
+        # one tall image, so that all frames share a palette
+        column = Image.fromarray(np.concatenate([np.array(frame) for frame in frames]))
+        column = column.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+        tops = range(0, column.height, height)
+        first, *rest = (column.crop((0, top, width, top + height)) for top in tops)
+        options = {"append_images": rest, "duration": round(1000 / fps), "loop": 0}
+        first.save(file, "PNG", save_all=bool(rest), **options)
         self.png = file.getvalue()
 
     def __repr__(self) -> str:
@@ -69,12 +62,11 @@ def show(
         page = Image.new("RGB", size, "white")
         draw = ImageDraw.Draw(page)
         for i in range(count):
-            x = i % columns * (cell + gap)
-            y = i // columns * (height * scale + below + gap)
+            x, y = i % columns * (cell + gap), i // columns * (height * scale + below + gap)
             picture = Image.fromarray(frames[i, t])
             page.paste(picture.resize((cell, height * scale), Image.Resampling.NEAREST), (x, y))
             if i < len(texts):
-                draw.text((x + 1, y + height * scale), texts[i], "black", font(), spacing=1)
+                draw.text((x + 1, y + height * scale), texts[i], "black", FONT, spacing=1)
         pages.append(page)
     return Picture(pages, fps)
 
@@ -85,25 +77,20 @@ def strip(
     """Clips as film strips from left to right, one below the other: every `every`-th frame."""
     frames = as_frames(clips)[:, ::every]
     count, length, height, width = frames.shape[:4]
-    films = frames.transpose(0, 2, 1, 3, 4).reshape(count, 1, height, length * width, 3)
-    return show(films, captions, columns=1, scale=scale)
+    strips = frames.transpose(0, 2, 1, 3, 4).reshape(count, 1, height, length * width, 3)
+    return show(strips, captions, columns=1, scale=scale)
 
 
 def as_frames(clips: Tensor | np.ndarray) -> np.ndarray:
-    if isinstance(clips, Tensor):
-        return to_frames(clips.detach() if clips.ndim == 5 else clips.detach()[None])
-    return clips if clips.ndim == 5 else clips[None]
-
-
-def font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(10)
+    clips = clips if clips.ndim == 5 else clips[None]
+    return to_frames(clips.detach()) if isinstance(clips, Tensor) else clips
 
 
 def wrapped(text: str, width: int) -> str:
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and font().getlength(longer) > width:
+        if lines[-1] and FONT.getlength(longer) > width:
             lines.append(word)
         else:
             lines[-1] = longer
@@ -111,8 +98,8 @@ def wrapped(text: str, width: int) -> str:
 
 
 def same(mine: Any, theirs: Any, *inputs: Any, tolerance: float = 1e-5) -> None:
-    """Proves that what a notebook built equals what the package ships: called on the same inputs,
-    or, without inputs, compared as values. Raises AssertionError with the difference if not."""
+    """Proves that two functions agree on the inputs or, without inputs, that two values are equal.
+    Raises AssertionError with the difference if not."""
     name = getattr(theirs, "__name__", type(theirs).__name__) if inputs else "values"
     left, right = (called(f, inputs) if inputs else f for f in (mine, theirs))
     wrong = difference(left, right, tolerance)
@@ -127,11 +114,9 @@ def check(
     mistakes: Mapping[str, Any] | None = None,
     tolerance: float = 1e-4,
 ) -> bool:
-    """Checks an exercise: `mine` against `right`, both called on the arguments of every case, or
-    compared as values where there are none.
+    """Checks an exercise: `mine` and `right`, called on every case or, without cases, as values.
 
-    `mistakes` maps a sentence to what somebody would answer who made that mistake: if the student
-    did, the sentence is printed.
+    `mistakes` maps a sentence to the answer of somebody who made that mistake.
     """
     for case in cases or ((),):
         try:
@@ -146,12 +131,11 @@ def check(
             return False
         wrong = difference(answer, called(right, case) if cases else right, tolerance)
         if wrong is not None:
-            print(f"✗ {wrong}{given(case)}")
+            given = ", ".join(str(a) for a in case if isinstance(a, int | float | str))
+            print(f"✗ {wrong}" + (f" (for {given})" if given else ""))
             for sentence, mistaken in (mistakes or {}).items():
-                if (
-                    difference(answer, called(mistaken, case) if cases else mistaken, tolerance)
-                    is None
-                ):
+                mistaken = called(mistaken, case) if cases else mistaken
+                if difference(answer, mistaken, tolerance) is None:
                     print(f"  likely: {sentence}")
             return False
     print("✓ right")
@@ -163,11 +147,6 @@ def called(f: Callable, case: tuple) -> Any:
     own = [a.clone() if isinstance(a, Tensor) else a for a in copied]  # f may write into them
     result = f(*own) if callable(f) else f
     return list(result) if hasattr(result, "__next__") else result  # a generator is run to its end
-
-
-def given(case: tuple) -> str:
-    short = [str(a) for a in case if isinstance(a, int | float | str)]
-    return f" (for {', '.join(short)})" if short else ""
 
 
 def difference(mine: Any, right: Any, tolerance: float) -> str | None:

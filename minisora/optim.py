@@ -18,9 +18,8 @@ def orthogonalize(matrices: Tensor, steps: int = 5, in_bfloat16: bool = False) -
     """Approximates the nearest semi-orthogonal matrices: all singular values come close to 1.
 
     (K, rows, columns) -> the same. One Newton-Schulz step is X <- (a + b G + c G^2) X with
-    G = X X^T. All factors are polynomials of the first G and commute, so in float32 they are
-    multiplied with each other first, as small square matrices, and with X once at the end. In
-    bfloat16 such products would lose their small singular values, so every step multiplies X.
+    G = X X^T. In float32 the factors, polynomials of the first G, are multiplied with each other
+    first and with X once. In bfloat16 their product would lose its small singular values.
     """
     a, b, c = NEWTON_SCHULZ
     tall = matrices.shape[1] > matrices.shape[2]
@@ -46,11 +45,10 @@ def orthogonalize(matrices: Tensor, steps: int = 5, in_bfloat16: bool = False) -
 
 
 class MuonAdam(torch.optim.Optimizer):
-    """One optimizer with two parameter groups.
+    """`matrices` move along their orthogonalized momentum, `others` follow Adam at rate `adam_lr`.
 
-    `matrices` move along their orthogonalized momentum, at the rate `lr` * sqrt(max(1, rows /
-    columns)). Convolution kernels count as matrices (out, in * size). `others` follow Adam at the
-    rate `adam_lr`. `in_bfloat16` is passed to `orthogonalize`.
+    The rate of a matrix is `lr` * sqrt(max(1, rows / columns)). Convolution kernels count as
+    matrices (out, in * size). `in_bfloat16` is passed to `orthogonalize`.
     """
 
     def __init__(
@@ -120,10 +118,7 @@ class MuonAdam(torch.optim.Optimizer):
 def split_parameters(
     model: nn.Module, blocks: Iterable[nn.Module]
 ) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Returns the matrices and kernels inside `blocks`, and all other parameters of `model`.
-
-    Frozen parameters are left out.
-    """
+    """The matrices and kernels inside `blocks`, and all other trained parameters of `model`."""
     inside = {id(p) for block in blocks for p in block.parameters() if p.ndim >= 2}
     trained = [p for p in model.parameters() if p.requires_grad]
     return [p for p in trained if id(p) in inside], [p for p in trained if id(p) not in inside]

@@ -15,12 +15,12 @@ Grid = tuple[int, int, int]  # sizes or counts along t, h, w
 
 def grid_of(latents_shape: tuple[int, int, int], patch: Grid) -> Grid:
     """The number of patches along t, h and w. Raises InputError if a patch would stick out."""
-    if any(side % size for side, size in zip(latents_shape, patch, strict=True)):
+    (t, h, w), (a, b, c) = latents_shape, patch
+    if t % a or h % b or w % c:
         raise InputError(
             f"latents of {latents_shape} are not cut evenly by patches of {patch}: need a multiple of each"
         )
-    t, h, w = (side // size for side, size in zip(latents_shape, patch, strict=True))
-    return t, h, w
+    return t // a, h // b, w // c
 
 
 def patchify(latents: Tensor, patch: Grid) -> Tensor:
@@ -48,10 +48,7 @@ def positions(grid: Grid, device: torch.device | None = None) -> Tensor:
 
 
 def tokenize(latents: Tensor, patch: Grid) -> tuple[Tensor, Tensor]:
-    """Latents (B, C, t, h, w) -> tokens (B, N, P) and their positions (N, 3).
-
-    Raises InputError if patches do not cut the latents evenly.
-    """
+    """Latents (B, C, t, h, w) -> tokens (B, N, P), positions (N, 3). Raises as `grid_of` does."""
     t, h, w = latents.shape[2:]
     grid = grid_of((t, h, w), patch)
     return patchify(latents, patch), positions(grid, latents.device)  # (B, N, P), (N, 3)

@@ -1,6 +1,7 @@
 """Sora: prompts in, clips out. Joins text encoder, transformer, sampler and VAE."""
 
 import math
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from minisora import weights
 from minisora.device import autocast, best_device
 from minisora.dit import DiT
-from minisora.errors import InputError, check_counts
+from minisora.errors import InputError, check_counts, check_numbers
 from minisora.patches import Grid, grid_of, positions, unpatchify
 from minisora.sampling import SAMPLERS, guided, noise_levels
 from minisora.text import Encoder, warn_of_unknown
@@ -34,7 +35,6 @@ class Sora:
         dit: DiT,
         trained_on: dict[str, Any],
         defaults: dict[str, Any],
-        upsampler: Upsampler | None = None,
     ) -> None:
         for part, ours, theirs in (
             ("channels of the VAE", vae.channels, dit.config["channels"]),
@@ -46,7 +46,7 @@ class Sora:
                 )
         self.vae, self.text, self.dit = vae, text, dit
         self.trained_on, self.defaults = trained_on, defaults
-        self._upsampler = upsampler
+        self.upsampler_folder: str | Path | None = None  # default: the shipped one
 
     @classmethod
     def from_pretrained(
@@ -63,8 +63,8 @@ class Sora:
             raise InputError(
                 f"{folder} is no whole model: its config.json lacks trained_on or defaults"
             )
-        upsampler = Upsampler.from_pretrained(folder) if "upsampler" in config else None
-        sora = cls(vae, text, dit, config["trained_on"], config["defaults"], upsampler)
+        sora = cls(vae, text, dit, config["trained_on"], config["defaults"])
+        sora.upsampler_folder = folder if "upsampler" in config else None
         return sora.to(torch.device(device) if device else best_device())
 
     def to(self, device: torch.device) -> "Sora":
@@ -76,12 +76,10 @@ class Sora:
     def device(self) -> torch.device:
         return self.dit.embed.weight.device
 
-    @property
+    @cached_property
     def upsampler(self) -> Upsampler:
-        """The bundle's own prompt upsampler, else the shipped one."""
-        if self._upsampler is None:
-            self._upsampler = Upsampler.from_pretrained()
-        return self._upsampler
+        """The bundle's own prompt upsampler, else the shipped one; loaded at its first use."""
+        return Upsampler.from_pretrained(self.upsampler_folder)
 
     @property
     def default_shape(self) -> tuple[int, int, int]:
@@ -117,9 +115,8 @@ class Sora:
         num_frames, height, width = self.resolve(prompts, num_frames, height, width)
         steps = self.default("num_inference_steps", num_inference_steps)
         scale = self.default("guidance_scale", guidance_scale)
-        check_counts(1, num_inference_steps=steps)
-        if not math.isfinite(scale):
-            raise InputError(f"guidance_scale must be a number, got {scale}")
+        check_counts(1, 10_000, num_inference_steps=steps)
+        check_numbers(-100, 100, guidance_scale=scale)
         if upsample:
             prompts = self.upsampler.complete(prompts, generator, image=num_frames == 1)
         warn_of_unknown(self.text, [*prompts, negative_prompt], stacklevel=4)

@@ -9,6 +9,7 @@ captions best; the Sora report does the same for video.
 import hashlib
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from tqdm import tqdm
 from minisora import draws, video
 from minisora.captioner import Captioner
 from minisora.errors import InputError, check_counts, check_seed, check_shares
-from minisora.files import check_writable
+from minisora.files import check_writable, locked
 from minisora.weights import fingerprint, shipped
 from minisora.world import Mixture, language
 
@@ -54,34 +55,53 @@ def recaption_clips(
     check_shares(wrong=wrong, typos=typos, mix=mix)
     check_counts(1, clips=clips, batch=batch)
     check_seed(seed)
+    if weights == "" or folder == "":
+        raise InputError("--weights and --folder need a name: leave them out for the defaults")
     head: dict[str, Any] = {"folder": folder, "clips": clips, "seed": seed, "mix": mix}
     head["captioner"] = fingerprint(weights or shipped(), "captioner")
     source: ToyClips | OwnClips
+    captioner = Captioner.from_pretrained(weights)
     if folder:
-        source = OwnClips(Path(folder))
+        source = OwnClips(Path(folder), captioner.frames)
         head |= {"clips": len(source), "list": source.fingerprint}
     else:
         source = ToyClips(Mixture(worlds or {"shapes": 1.0}), clips, seed, wrong, typos)
         head |= {"worlds": source.worlds, "wrong": wrong, "typos": typos}
-    captioner = Captioner.from_pretrained(weights)
-    done = lines_done(Path(out), head)
-    bar = tqdm(total=len(source), initial=done, desc="captioning", unit="clip")
-    with open(out, "a") as file:
-        for start in range(done, len(source), batch):
-            numbers = range(start, min(start + batch, len(source)))
-            names, frames, human = zip(*(source[number] for number in numbers), strict=True)
-            synthetic = caption_all(captioner, list(frames))
-            for number, name, old, new in zip(numbers, names, human, synthetic, strict=True):
-                chosen = new if draws.rng("caption choice", seed, number).random() < mix else old
-                row = {"clip": name, "human": old, "synthetic": new, "caption": chosen}
-                file.write(json.dumps(row) + "\n")
-            file.flush()
-            bar.update(len(numbers))
-    bar.close()
+    check_writable(out)
+    with locked(out):
+        done = lines_done(Path(out), head)
+        bar = tqdm(total=len(source), initial=done, desc="captioning", unit="clip")
+        with open(out, "a", encoding="utf-8") as file:
+            for start in range(done, len(source), batch):
+                numbers = range(start, min(start + batch, len(source)))
+                for row in caption_rows(captioner, source, numbers, seed, mix):
+                    file.write(json.dumps(row) + "\n")
+                file.flush()
+                bar.update(len(numbers))
+        bar.close()
+    if source.unread:
+        files = ", ".join(source.unread[:3])
+        raise InputError(f"{len(source.unread)} of {len(source)} clips could not be read: {files}")
+
+
+def caption_rows(
+    captioner: Captioner, source: "ToyClips | OwnClips", numbers: range, seed: int, mix: float
+) -> list[dict[str, Any]]:
+    """The rows of some clips. A clip that cannot be read keeps its human caption."""
+    names, clips, human = zip(*(source[number] for number in numbers), strict=True)
+    synthetic = iter(caption_all(captioner, [clip for clip in clips if clip is not None]))
+    rows = []
+    for number, name, clip, old in zip(numbers, names, clips, human, strict=True):
+        new = None if clip is None else next(synthetic)
+        use = new is not None and draws.rng("caption choice", seed, number).random() < mix
+        rows.append({"clip": name, "human": old, "synthetic": new, "caption": new if use else old})
+    return rows
 
 
 class ToyClips:
     """Name, frames and human caption of each clip of a mixture of worlds."""
+
+    unread: list[str] = []  # none: they are rendered
 
     def __init__(self, source: Mixture, count: int, seed: int, wrong: float, typos: float) -> None:
         self.source, self.count, self.seed = source, count, seed
@@ -101,15 +121,18 @@ class ToyClips:
 
 
 class OwnClips:
-    """Name, frames and human caption of each clip that a folder's captions.jsonl lists."""
+    """Name, frames and human caption of each clip that a folder's captions.jsonl lists. A damaged
+    clip has no frames; its name is kept in `unread`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, frames: int) -> None:
         path = folder / "captions.jsonl"
         if not path.is_file():
             raise InputError(
                 f'{folder} has no captions.jsonl, lines of {{"file": ..., "caption": ...}}'
             )
         self.folder, self.rows = folder, read_lines(path, ("file", "caption"))
+        self.frames = frames
+        self.unread: list[str] = []
         self.fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
         missing = [row["file"] for row in self.rows if not (folder / row["file"]).is_file()]
         if not self.rows:
@@ -120,9 +143,15 @@ class OwnClips:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, number: int) -> tuple[str | int, np.ndarray, str]:
+    def __getitem__(self, number: int) -> tuple[str | int, np.ndarray | None, str]:
         row = self.rows[number]
-        return row["file"], video.read(self.folder / row["file"]), row["caption"]
+        try:
+            clip = video.sample(self.folder / row["file"], self.frames)
+        except InputError as error:
+            warnings.warn(f"{error}; its human caption is kept", stacklevel=2)
+            self.unread.append(row["file"])
+            clip = None
+        return row["file"], clip, row["caption"]
 
 
 def caption_all(captioner: Captioner, clips: list[np.ndarray]) -> list[str]:
@@ -134,16 +163,18 @@ def caption_all(captioner: Captioner, clips: list[np.ndarray]) -> list[str]:
 
 def read_lines(path: Path, keys: tuple[str, ...]) -> list[dict[str, Any]]:
     """The lines of a .jsonl file. Raises InputError, naming the line, if one lacks a text."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     try:
-        text = path.read_text(encoding="utf-8").rstrip("\n")
+        text = path.read_text(encoding="utf-8-sig")  # a byte order mark is no part of it
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {path} as text in UTF-8: {error}") from None
-    for number, line in enumerate(text.split("\n") if text else [], 1):
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
         try:
             row = json.loads(line)
             texts = [row[key] for key in keys]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             texts = [None]
         if not all(isinstance(text, str) for text in texts):
             raise InputError(f"{path}, line {number}: no JSON with texts for {' and '.join(keys)}")

@@ -47,13 +47,17 @@ def score_cells(rows: list[Row], world: str) -> Iterator[tuple[str, str, str]]:
         yield line, "ceiling (seen)", f"{100 * ceiling:.1f}"
 
 
+def decimal(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
 def captioner_cells(rows: list[Row]) -> Iterator[tuple[str, str, str]]:
     """The cells of a table of what the captioner says of true and of sampled clips."""
     heads = {"caption": "captions right", "cosine": "cosine with prompt", "frechet": "Frechet"}
     for row in rows:
         if row["measure"] in heads:
             world = LABELS.get(row["world"], row["world"])
-            value = f"{100 * row['right']:.1f}" if "right" in row else f"{row['value']:.3f}"
+            value = f"{100 * row['right']:.1f}" if "right" in row else decimal(row["value"])
             yield f"{world}, {label(row)}", f"{heads[row['measure']]}: {row['source']}", value
 
 

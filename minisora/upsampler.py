@@ -1,8 +1,8 @@
 """The prompt upsampler: a small language model that completes what a user types to a rich caption.
 
 The DiT was trained on rich captions. The upsampler keeps what the prompt names and draws the rest.
-The Sora report does this with GPT ("Language understanding", after Betker et al., "Improving Image
-Generation with Better Captions", 2023). Ours is an encoder and a decoder of words.
+Source: the Sora report does this with GPT ("Language understanding", after Betker et al.,
+"Improving Image Generation with Better Captions", 2023).
 """
 
 from pathlib import Path
@@ -35,13 +35,7 @@ class Upsampler(nn.Module):
         self, words: list[str], width: int = 64, depth: int = 2, heads: int = 2, length: int = 16
     ) -> None:
         super().__init__()
-        self.config = {
-            "words": list(words),
-            "width": width,
-            "depth": depth,
-            "heads": heads,
-            "length": length,
-        }
+        self.config = dict(words=list(words), width=width, depth=depth, heads=heads, length=length)
         self.length = length
         self.encoder = TextEncoder(words, width, depth, heads, length)
         self.embedding = nn.Embedding(len(words) + 2, width)
@@ -54,10 +48,7 @@ class Upsampler(nn.Module):
     def from_pretrained(
         cls, folder: str | Path | None = None, device: str | torch.device | None = None
     ) -> "Upsampler":
-        """Loads the shipped upsampler, or the one in `folder`, to the CPU by default.
-
-        Raises InputError if it is missing or damaged.
-        """
+        """Loads the shipped one or that in `folder`. Raises InputError if missing or damaged."""
         upsampler = weights.load(folder or weights.shipped(), "upsampler", cls)
         # one word at a time is too little work for a GPU
         return upsampler.to(torch.device(device or "cpu"))
@@ -68,9 +59,9 @@ class Upsampler(nn.Module):
         return [*self.encoder.blocks, *self.decoder]
 
     def next_word_logits(self, ids: Tensor, prompts: Tensor) -> Tensor:
-        """Predicts the word after each word.
+        """Predicts the word after each word of ids (B, L): (B, L, vocabulary).
 
-        ids: captions so far (B, L); prompts: states (B, M, width). Returns (B, L, vocabulary).
+        prompts: states (B, M, width).
         """
         x = self.embedding(ids) + self.position_embed[: ids.shape[1]]  # (B, L, width)
         for block in self.decoder:
@@ -104,9 +95,8 @@ class Upsampler(nn.Module):
     ) -> list[str]:
         """Completes each prompt to a rich caption that keeps what the prompt names.
 
-        Prompts that are rich already come back unchanged. The others are drawn again until their
-        caption is whole and keeps them; same seed, same captions. Warns of unknown words. Raises
-        InputError if a prompt still has no caption after `TRIES` draws.
+        Rich prompts stay as they are. Warns of unknown words. Raises InputError if a prompt still
+        has no such caption after `TRIES` draws.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         warn_of_unknown(self.encoder, prompts, stacklevel=5)  # nn.Module's call adds two frames
@@ -131,8 +121,7 @@ class Upsampler(nn.Module):
     def complete(
         self, prompts: list[str], generator: torch.Generator | None = None, image: bool = False
     ) -> list[str]:
-        """Full captions for a clip, or for an `image`, which has no motion. Prompts that are full
-        captions stay as they are."""
+        """Completes prompts for clips, or images (no motion), unless they are full captions."""
         short = [prompt for prompt in prompts if not is_complete(prompt, image)]
         rich = self(short, generator) if short else []
         completed = dict(zip(short, map(image_caption, rich) if image else rich, strict=True))

@@ -30,9 +30,7 @@ def to_frames(video: Tensor) -> np.ndarray:
 
 def group_frames(video: Tensor) -> Tensor:
     """Repeats the first frame to fill its group: (B, 3, 1 + 4k, H, W) -> (B, 3, 4 + 4k, H, W).
-
-    Raises InputError for other frame counts.
-    """
+    Raises InputError for other frame counts."""
     if video.shape[2] % GROUP != 1:
         near = max(1, (video.shape[2] - 1) // GROUP * GROUP + 1)
         raise InputError(
@@ -91,8 +89,8 @@ def trunk(inputs: int, outputs: int, width: int, depth: int, kernel: int) -> nn.
 class VAE(nn.Module):
     """Encodes video (B, 3, 1 + 4k, H, W) in [-1, 1] as latents (B, channels, 1 + k, h, w).
 
-    h = H / space and w = W / space. Sources: Kingma & Welling, "Auto-Encoding Variational Bayes"
-    (2013); the video compression network of the Sora report.
+    Sources: Kingma & Welling, "Auto-Encoding Variational Bayes" (2013); the video compression
+    network of the Sora report.
     """
 
     def __init__(self, channels: int = 8, space: int = 4, width: int = 64, depth: int = 3) -> None:
@@ -111,12 +109,9 @@ class VAE(nn.Module):
         self.decoder = trunk(channels, numbers, width, depth, kernel=2)
 
     def fold(self, groups: Tensor) -> Tensor:
-        """Cuts whole groups (B, 3, 4t, H, W) into patches, their numbers as channels.
-
-        Returns (B, numbers, t, h, w). Raises InputError if H or W is no multiple of `space`.
-        """
-        if any(side % self.space for side in groups.shape[3:]):
-            height, width = groups.shape[3:]
+        """Cuts groups into patches: (B, 3, 4t, H, W) -> (B, numbers, t, h, w)."""
+        height, width = groups.shape[3:]
+        if height % self.space or width % self.space:
             raise InputError(f"sizes must be multiples of {self.space}, got {height} x {width}")
         cut = {"f": GROUP, "p": self.space, "q": self.space}
         return rearrange(groups, "b c (t f) (h p) (w q) -> b (c f p q) t h w", **cut)
@@ -127,7 +122,8 @@ class VAE(nn.Module):
         return rearrange(patches, "b (c f p q) t h w -> b c (t f) (h p) (w q)", **cut)
 
     def posterior(self, video: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of the latents' distribution: (B, channels, 1 + k, h, w) each."""
+        """Mean and log-variance of the latents, (B, channels, 1 + k, h, w) each. Raises InputError
+        unless there are 1 + 4k frames with sides that are multiples of `space`."""
         return self._encode_groups(group_frames(video))
 
     def encode(self, video: Tensor) -> Tensor:
@@ -146,20 +142,21 @@ class VAE(nn.Module):
         return self._decode_groups(latents)[:, :, GROUP - 1 :]  # (B, 3, 1 + 4k, H, W)
 
     def _decode_groups(self, latents: Tensor) -> Tensor:
-        patches = self.decode_linear(latents) + self.decoder(latents)  # (B, numbers, t, h, w)
-        return self.unfold(patches)  # (B, 3, 4t, H, W)
+        # (B, channels, t, h, w) -> (B, numbers, t, h, w) -> (B, 3, 4t, H, W)
+        return self.unfold(self.decode_linear(latents) + self.decoder(latents))
 
     def encode_stream(self, frames: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Encodes frames (B, 3, H, W) as they arrive; yields one latent per finished group.
+        """Encodes frames (B, 3, H, W) as they arrive: one latent (B, channels, 1, h, w) per group.
 
-        A latent is (B, channels, 1, h, w). Raises InputError if the stream ends inside a group.
+        Raises InputError if the stream ends inside a group.
         """
         group: list[Tensor] = []
         for number, frame in enumerate(frames):
             group.append(frame)
-            if number == 0 or len(group) == GROUP:
-                whole = group * GROUP if number == 0 else group  # the first frame is repeated
-                yield self._encode_groups(torch.stack(whole, dim=2))[0]  # (B, channels, 1, h, w)
+            if number == 0:
+                group = group * GROUP  # the first frame is repeated
+            if len(group) == GROUP:
+                yield self._encode_groups(torch.stack(group, dim=2))[0]  # (B, channels, 1, h, w)
                 group = []
         if group:
             short = GROUP - len(group)
@@ -168,10 +165,7 @@ class VAE(nn.Module):
             )
 
     def decode_stream(self, latents: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Decodes latents (B, channels, 1, h, w) as they arrive, with bounded memory.
-
-        Yields (B, 3, 1, H, W) first, then (B, 3, 4, H, W) for each latent.
-        """
+        """Decodes latents (B, channels, 1, h, w) as they arrive: one frame, then four for each."""
         past: list[Tensor] = []
         for number, latent in enumerate(latents):
             # each block sees one group back, so the decoder sees `depth` of them
@@ -183,8 +177,8 @@ class VAE(nn.Module):
     def start_from_pca(self, video: Tensor) -> None:
         """Sets the linear layers to the PCA of the video's patches, the best linear code.
 
-        Latents keep 30% of the spread between principal components (in logarithms) and have mean
-        square 1, so that growing noise hides fine detail first and the layout last.
+        Latents keep 30% of the spread between principal components (in logarithms), so growing
+        noise hides fine detail first and the layout last. Their mean square is 1.
         """
         folded = self.fold(group_frames(video))  # (B, numbers, t, h, w)
         patches = rearrange(folded, "b n t h w -> (b t h w) n").double()  # (M, numbers)
@@ -205,11 +199,8 @@ class VAE(nn.Module):
 def vae_loss(
     vae: VAE, video: Tensor, generator: torch.Generator, kl_weight: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The VAE's loss, its reconstruction error and its KL divergence from N(0, 1), three scalars.
-
-    The error is the mean square per pixel of the video decoded from a random latent. The KL
-    divergence is a mean per latent number. video: (B, 3, 1 + 4k, H, W).
-    """
+    """The loss, the mean square error per pixel, and the KL divergence from N(0, 1) per latent
+    number, three scalars. video: (B, 3, 1 + 4k, H, W)."""
     mean, log_variance = vae.posterior(video)  # (B, channels, 1 + k, h, w) each
     eps = torch.randn(mean.shape, generator=generator).to(mean)  # (B, channels, 1 + k, h, w)
     rebuilt = vae.decode(mean + (0.5 * log_variance).exp() * eps)  # (B, 3, 1 + 4k, H, W)

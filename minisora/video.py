@@ -1,9 +1,9 @@
-"""Video in and out: mp4, gif, png (a film strip or one image) and webp by suffix, through PyAV and
-Pillow."""
+"""Video in and out: mp4, gif, png (a strip of frames or one image) and webp, by suffix."""
 
 import struct
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -15,20 +15,14 @@ from minisora.files import atomic, check_writable
 SUFFIXES = (".mp4", ".gif", ".png", ".webp")
 # the exceptions that PyAV, Pillow and NumPy raise for damaged files
 DAMAGE = (
-    av.FFmpegError,
-    OSError,
-    ValueError,
-    IndexError,
-    struct.error,
-    Image.DecompressionBombError,
-)
+    av.FFmpegError, OSError, ValueError, IndexError, struct.error, Image.DecompressionBombError,
+)  # fmt: skip
 
 
 def read(path: str | Path) -> np.ndarray:
     """All frames of a video or image, uint8 (T, H, W, 3). Raises InputError if it cannot be read.
 
-    gif and webp store a frame that does not change once, with its duration; it is repeated here
-    for every eighth of a second.
+    gif and webp store unchanged frames once, with a duration: they are repeated at 8 per second.
     """
     path = Path(path)
     if not path.is_file():
@@ -52,8 +46,7 @@ def read(path: str | Path) -> np.ndarray:
 
 
 def check_output(path: str | Path) -> Path:
-    """The path, if a clip can be written there. Raises InputError for an unknown suffix or an
-    unwritable folder."""
+    """The path. Raises InputError for an unknown suffix or a folder that cannot be written to."""
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(
@@ -63,12 +56,10 @@ def check_output(path: str | Path) -> Path:
 
 
 def write(path: str | Path, frames: np.ndarray, fps: float = 8, scale: int = 1) -> Path:
-    """Writes uint8 frames (T, H, W, 3) by suffix, each pixel as scale x scale. The file appears
-    whole or not at all.
+    """Writes uint8 frames (T, H, W, 3), each pixel as scale x scale: a whole file or none.
 
-    mp4: H.264; sizes must be even, so an odd side is repeated once. gif and webp loop; webp keeps
-    a clip in which nothing changes as an image. png: one frame is an image, more are a film strip
-    from left to right. Raises InputError for an unknown suffix or a path that cannot be written.
+    mp4: H.264; an odd side is repeated once, as sizes must be even. gif and webp loop. png: one
+    frame, or a strip from left to right. Raises InputError if the path cannot be written.
     """
     path = check_output(path)
     frames = np.asarray(frames)
@@ -84,30 +75,21 @@ def write(path: str | Path, frames: np.ndarray, fps: float = 8, scale: int = 1) 
             elif partial.suffix == ".png":
                 Image.fromarray(np.concatenate(frames, axis=1)).save(partial)
             else:
-                images = [Image.fromarray(frame) for frame in frames]
-                images[0].save(
-                    partial,
-                    save_all=True,
-                    append_images=images[1:],
-                    duration=round(1000 / fps),
-                    loop=0,
-                    lossless=True,  # read by webp alone
-                )
+                first, *rest = map(Image.fromarray, frames)
+                options: dict[str, Any] = {"duration": round(1000 / fps), "loop": 0}
+                options["lossless"] = True  # read by webp alone
+                first.save(partial, save_all=True, append_images=rest, **options)
     except (OSError, ValueError, RuntimeError, av.FFmpegError) as error:  # Pillow's have no base
         raise InputError(f"cannot write {path}: {error}") from None
     return path
 
 
 def write_mp4(path: Path, frames: np.ndarray, fps: float) -> None:
-    frames = np.pad(
-        frames, [(0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)], mode="edge"
-    )
+    odd = [(0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)]
+    frames = np.pad(frames, odd, mode="edge")
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(
-            "libx264",
-            rate=Fraction(fps).limit_denominator(1001),
-            options={"crf": "12", "preset": "veryfast"},
-        )
+        rate, options = Fraction(fps).limit_denominator(1001), {"crf": "12", "preset": "veryfast"}
+        stream = container.add_stream("libx264", rate=rate, options=options)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         for frame in frames:
@@ -116,10 +98,8 @@ def write_mp4(path: Path, frames: np.ndarray, fps: float) -> None:
 
 
 def tile(clips: np.ndarray, columns: int) -> np.ndarray:
-    """Lays clips (B, T, H, W, 3) out in rows of `columns`, with a white line between: (T, H', W',
-    3)."""
-    clips = np.pad(
-        clips, [(0, -len(clips) % columns), (0, 0), (1, 1), (1, 1), (0, 0)], constant_values=255
-    )
+    """Clips (B, T, H, W, 3) in rows of `columns`, with a white line between: (T, H', W', 3)."""
+    border = [(0, -len(clips) % columns), (0, 0), (1, 1), (1, 1), (0, 0)]
+    clips = np.pad(clips, border, constant_values=255)
     rows = clips.reshape(-1, columns, *clips.shape[1:])
     return np.concatenate([np.concatenate(row, axis=2) for row in rows], axis=1)

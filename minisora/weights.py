@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from minisora.errors import InputError
@@ -76,7 +77,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file. Raises InputError if it holds none."""
     try:
         content = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise InputError(f"{path} is damaged: {error}") from None
     if not isinstance(content, dict):
         raise InputError(f"{path} is damaged: it holds no JSON object")
@@ -101,13 +102,21 @@ def save(folder: str | Path, config: dict[str, Any], **parts: nn.Module) -> None
     for name, part in parts.items():
         kind = type(part)
         config[name] = {"class": f"{kind.__module__}.{kind.__qualname__}", "config": part.config}
+        state = part.state_dict().items()
         tensors = {
-            key: value.detach().to("cpu", torch.bfloat16).contiguous()
-            for key, value in part.state_dict().items()
+            key: value.detach().to("cpu", torch.bfloat16).contiguous() for key, value in state
         }
+        check_finite(tensors, f"the trained {name}")
         with atomic(folder / f"{name}.safetensors") as partial:
-            save_file(tensors, partial, metadata={"format": "pt"})
+            partial.write_bytes(serialize(tensors, metadata={"format": "pt"}))
     write_text(folder / "config.json", json.dumps(config, indent=1) + "\n")
+
+
+def check_finite(tensors: dict[str, Tensor], owner: str) -> None:
+    """Raises InputError if a tensor holds NaN or infinity."""
+    for key, value in tensors.items():
+        if not value.isfinite().all():
+            raise InputError(f"{owner} is not usable: {key} holds numbers that are not finite")
 
 
 def record_provenance(folder: str | Path, name: str, record: dict[str, Any]) -> None:
@@ -148,7 +157,9 @@ def build(entry: dict[str, Any], kind: type[Part], source: Path, name: str) -> P
     try:
         with torch.random.fork_rng(devices=[]):  # loading weights must not shift other draws
             return class_named(entry["class"], kind)(**entry["config"])
-    except (TypeError, KeyError) as error:
+    except InputError:
+        raise
+    except (TypeError, KeyError, ValueError, AttributeError, RuntimeError) as error:
         raise InputError(f"{source} does not fit this version ({name}): {error}") from None
 
 
@@ -171,8 +182,11 @@ def read_tensors(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a file in float32. Raises InputError if they are not the `expected` ones."""
     try:
         tensors = {current_name(key, expected): value for key, value in load_file(path).items()}
+    except PermissionError:
+        raise InputError(f"{path} cannot be read: there is no permission to") from None
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} is damaged ({error}): copy or train it again") from None
+    check_finite(tensors, str(path))
     for key in sorted(expected.keys() | tensors.keys()):
         if key not in tensors or key not in expected:
             problem = "missing" if key in expected else "not expected"

@@ -1,7 +1,7 @@
-"""Makes the outputs of the notebooks again: `python notebooks/run.py [03 05 ...]`.
+"""Runs the notebooks and updates their outputs: `python notebooks/run.py [03 05 ...]`.
 
-Runs each notebook in place, writes its seconds into its own head and into the course map, its last
-clip to figures/NN-hero.png, and draws the roadmap of every notebook.
+Each notebook runs in place. Its running time goes into its own box and into the course map, its
+hero picture into figures/NN-hero.png. The roadmaps of all notebooks are drawn as well.
 """
 
 import base64
@@ -15,7 +15,7 @@ from nbclient import NotebookClient
 from tqdm import tqdm
 
 HERE = Path(__file__).parent
-STATIONS = [  # what the roadmap shows, one word or two a notebook
+STATIONS = [  # labels of the roadmap, one per notebook
     "quickstart", "world", "VAE", "patches", "flow", "DiT", "training", "sampling", "what it learned",
     "re-captioning", "prompts",
 ]  # fmt: skip
@@ -30,46 +30,49 @@ STYLE = """
 
 
 def main(chosen: list[str]) -> None:
+    """Runs the notebooks of the given numbers, or all of them."""
     for number in range(len(STATIONS)):
         (HERE / "figures" / f"roadmap-{number:02d}.svg").write_text(roadmap(number))
     paths = sorted(HERE.glob("[0-9][0-9]_*.ipynb"))
-    wanted = [path for path in paths if not chosen or path.name[:2] in chosen]
-    for path in tqdm(wanted, "running", unit="notebook"):
+    selected = [path for path in paths if not chosen or path.name[:2] in chosen]
+    for path in tqdm(selected, "running", unit="notebook"):
         run(path)
 
 
 def run(path: Path) -> None:
+    """Executes a notebook in place and updates its hero picture and its running times."""
     notebook = nbformat.read(path, as_version=4)
     started = time.monotonic()
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": HERE}}).execute()
     seconds = round(time.monotonic() - started)
     for cell in notebook.cells:
-        cell.metadata.pop("execution", None)  # when each cell ran, to the microsecond
+        cell.metadata.pop("execution", None)  # time stamps of each cell would differ in every run
         if "hero" in cell.metadata.get("tags", []):
-            shown = (output.get("data", {}).get("image/png") for output in cell.outputs)
-            png = base64.b64decode(next(filter(None, shown)))
+            pictures = (output.get("data", {}).get("image/png") for output in cell.outputs)
+            png = base64.b64decode(next(filter(None, pictures)))
             (HERE / "figures" / f"{path.name[:2]}-hero.png").write_bytes(png)
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
     }
     box = notebook.cells[1]
-    box.source = timed(box.source, seconds)
+    box.source = with_seconds(box.source, seconds)
     nbformat.write(notebook, path)
     course_map = HERE / "README.md"
     lines = course_map.read_text().splitlines()
-    lines = [timed(line, seconds) if f"({path.name})" in line else line for line in lines]
+    lines = [with_seconds(line, seconds) if f"({path.name})" in line else line for line in lines]
     course_map.write_text("\n".join(lines) + "\n")
 
 
-def timed(text: str, seconds: int) -> str:
+def with_seconds(text: str, seconds: int) -> str:
+    """The text with its marked running time replaced."""
     return re.sub(r"<!--seconds-->\d+", f"<!--seconds-->{seconds}", text)
 
 
 def roadmap(here: int) -> str:
-    """The course as a line of stations with the notebook at hand marked, for light and dark
-    pages."""
-    step = 84
+    """An SVG of the course as a line of stations, with the current notebook marked. It suits light
+    and dark pages."""
+    step = 84  # between stations
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {step * len(STATIONS)} 76">',
         f"<style>{STYLE}</style>",

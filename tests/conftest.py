@@ -82,11 +82,15 @@ def in_float32(monkeypatch) -> None:
     monkeypatch.setattr("minisora.device.fast_bfloat16", lambda _: False)
 
 
-@pytest.fixture
-def tiny_sora() -> Sora:
-    """An untrained model of single objects. Its clips are noise, and it samples in an instant."""
+def untrained_sora() -> Sora:
+    """A model of single objects whose clips are noise. It samples in an instant."""
     torch.manual_seed(0)
     vae = shake(VAE(channels=4, space=8, width=16, depth=1))
     text = shake(TextEncoder(sorted(WORDS), width=32, depth=1))
     dit = shake(DiT("tiny", channels=4, patch=(1, 1, 1), text_width=32))
     return Sora(vae, text, dit, TRAINED_ON, DEFAULTS)
+
+
+@pytest.fixture
+def tiny_sora() -> Sora:
+    return untrained_sora()

@@ -1,3 +1,5 @@
+"""The command line as users type it."""
+
 import json
 import subprocess
 import sys
@@ -8,204 +10,316 @@ import torch
 
 from minisora import Sora, video, weights, world
 from minisora.captioner import Captioner
-from minisora.cli import main
+from minisora.cli import EXPERIMENTS, main
 from minisora.upsampler import Upsampler
 
-DEMO = "a large yellow star moving down and left on a navy background"
+STAR = "a large yellow star moving down and left on a navy background"
+CIRCLE = "a red circle growing on a navy background"
+TWO = "a red circle moving left above a blue star standing still on a navy background"
 
 
-def refused(capsys, *arguments: object) -> str:
+def refused(capsys: pytest.CaptureFixture, *arguments: object) -> str:
+    """The error message of a command that has to end with exit code 2."""
     with pytest.raises(SystemExit) as stop:
-        main([str(a) for a in arguments])
+        main([str(argument) for argument in arguments])
     assert stop.value.code == 2
     return capsys.readouterr().err
 
 
-def test_the_demo_shows_just_that(tmp_path: Path, capsys) -> None:
-    main(["sample", DEMO, "--out", str(tmp_path / "star.mp4")])
-    clip = video.read(tmp_path / "star.mp4")
-    assert clip.shape == (17, 256, 256, 3)
-    read = world.describe(clip[:, 4::8, 4::8].copy())
-    assert world.caption(read) == DEMO and read["clean"]
-    assert f"the oracle sees {DEMO}\n" in capsys.readouterr().out
+@pytest.fixture
+def untrained(tiny_sora: Sora, tmp_path: Path) -> str:
+    """The bundle of a model whose clips are noise. It has no upsampler of its own."""
+    tiny_sora.save(tmp_path / "weights")
+    return str(tmp_path / "weights")
 
 
-def test_options(tmp_path: Path) -> None:
+@pytest.fixture
+def sample(untrained: str, tmp_path: Path, capsys: pytest.CaptureFixture):
+    """`minisora sample` with the untrained model: sample(prompt, options...) returns what it
+    prints."""
+
+    def run(*arguments: str):
+        main(["sample", *arguments, "--out", str(tmp_path / "clip.gif"), "--weights", untrained])
+        assert (tmp_path / "clip.gif").exists()
+        return capsys.readouterr()
+
+    return run
+
+
+# sample
+
+
+@pytest.fixture
+def demo(tmp_path: Path, capsys: pytest.CaptureFixture) -> tuple[Path, str]:
+    """The file of a clip of the shipped model, and what was printed."""
+    out = tmp_path / "star.mp4"
+    main(["sample", STAR, "--out", str(out)])
+    return out, capsys.readouterr().out
+
+
+def test_a_clip_has_17_frames_of_256_pixels(demo: tuple[Path, str]) -> None:
+    assert video.read(demo[0]).shape == (17, 256, 256, 3)
+
+
+def test_a_clip_shows_its_prompt(demo: tuple[Path, str]) -> None:
+    read = world.describe(video.read(demo[0])[:, 4::8, 4::8].copy())
+    assert world.caption(read) == STAR
+    assert read["clean"]
+
+
+def test_the_oracle_says_what_it_sees(demo: tuple[Path, str]) -> None:
+    assert f"the oracle sees {STAR}\n" in demo[1]
+
+
+def test_every_option_is_understood(tmp_path: Path) -> None:
     out = tmp_path / "one.png"
-    main(
-        [
-            "sample",
-            "a small red circle on a black background",
-            "--out",
-            str(out),
-            "--num-frames",
-            "1",
-            "--scale",
-            "2",
-            "--seed",
-            "3",
-            "--steps",
-            "4",
-            "--guidance-scale",
-            "2",
-        ]
-    )
+    image = "a small red circle on a black background"
+    options = "--num-frames 1 --scale 2 --seed 3 --steps 4 --guidance-scale 2"
+    main(["sample", image, "--out", str(out), *options.split()])
     assert video.read(out).shape == (1, 64, 64, 3)
 
 
-def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path: Path, capsys) -> None:
-    out = tmp_path / "clip.mp4"
-    for arguments, words in (
-        (["", "--out", out], "the prompt is empty"),
-        ([DEMO, "--out", out, "--height", "48"], "got 48 x 32: the nearest is 32 x 32"),
-        ([DEMO, "--out", out, "--num-frames", "99"], "the nearest is 17"),
-        ([DEMO, "--out", tmp_path / "clip.xyz"], "unknown suffix '.xyz'"),
-        ([DEMO, "--out", tmp_path / "no" / "clip.mp4"], "is no folder"),
-        ([DEMO, "--out", out, "--weights", tmp_path], "no weights in"),
-        ([DEMO, "--out", out, "--scale", "0"], "whole number from 1"),
-        ([DEMO, "--out", out, "--steps", "none"], "whole number from 1"),
-    ):
-        error = refused(capsys, "sample", *arguments)
-        assert words in error and "Traceback" not in error
-        assert list(tmp_path.iterdir()) == []
-    assert "say what to train" in refused(capsys, "fit", "everything")
-    assert "invalid choice" in refused(capsys, "dance")
-    assert "no folder" in refused(capsys, "evaluate", "--out", tmp_path / "no" / "e.json")
-
-
-def test_unknown_words_are_a_warning(tmp_path: Path, capsys) -> None:
-    main(["sample", "a large crimson star", "--out", str(tmp_path / "clip.gif")])
-    assert (
-        "minisora: warning: the model has never seen these words and reads them as blanks: crimson"
-        in capsys.readouterr().err
-    )
-    assert (tmp_path / "clip.gif").exists()
-
-
-def test_evaluate_writes_the_table_and_the_numbers(
-    tmp_path: Path, tiny_sora: Sora, capsys
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([""], "the prompt is empty"),
+        ([STAR, "--height", "48"], "got 48 x 32: the nearest is 32 x 32"),
+        ([STAR, "--num-frames", "99"], "the nearest is 17"),
+        ([STAR, "--out", "{here}/clip.xyz"], "unknown suffix '.xyz'"),
+        ([STAR, "--out", "{here}/no/clip.mp4"], "is not a folder"),
+        ([STAR, "--weights", "{here}"], "no weights in"),
+        ([STAR, "--scale", "0"], "whole number from 1"),
+        ([STAR, "--steps", "none"], "whole number from 1"),
+        ([STAR, "--seed", "-1"], "whole number from 0"),
+    ],
+    ids=[
+        *("empty", "height", "frames", "suffix", "folder", "weights", "scale", "steps", "seed"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_leaves_nothing(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    tiny_sora.save(tmp_path / "weights")
+    filled = [text.format(here=tmp_path) for text in arguments]
+    error = refused(capsys, "sample", "--out", tmp_path / "clip.mp4", *filled)
+    assert message in error.splitlines()[-1]
+    assert "Traceback" not in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_words_are_a_warning(sample) -> None:
+    said = sample("a large sqare crimson star moving up on a navy background", "--as-typed")
+    expected = "minisora: warning: the model does not know 'sqare' (nearest known: square), "
+    assert expected + "'crimson'; it reads them as blanks" in said.err
+
+
+def test_a_world_that_was_not_trained_on_is_a_warning(sample) -> None:
+    said = sample(TWO)
+    assert "these weights were trained on shapes, the prompt is about pairs" in said.err
+    assert "the oracle sees a " in said.out
+
+
+# Short prompts
+
+
+@pytest.fixture
+def own_upsampler(untrained: str, monkeypatch) -> None:
+    """The untrained model gets an upsampler that completes every prompt alike."""
+    upsampler = Upsampler(sorted(world.WORDS), width=32, depth=1)
+    weights.save(untrained, {}, upsampler=upsampler)
+    monkeypatch.setattr(Upsampler, "draw", lambda _, prompts, __: [CIRCLE] * len(prompts))
+
+
+def test_a_short_prompt_is_completed_and_shown_before_sampling(own_upsampler, sample) -> None:
+    assert sample("red circle").out.startswith(f"completed prompt: {CIRCLE}\n")
+
+
+def test_a_full_caption_stays_as_it_is(own_upsampler, sample) -> None:
+    assert "completed prompt" not in sample(STAR).out
+
+
+def test_a_prompt_can_be_sampled_as_typed(own_upsampler, sample) -> None:
+    assert "completed prompt" not in sample("red circle", "--as-typed").out
+
+
+def test_the_shipped_upsampler_serves_a_model_that_has_none(sample) -> None:
+    assert " circle " in sample("circle").out.splitlines()[0]
+
+
+def test_a_prompt_that_no_caption_says_is_sampled_as_typed(sample) -> None:
+    said = sample("red blue circle")
+    assert "(sampled as typed)" in said.err
+    assert "completed prompt" not in said.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["red circle"], True),
+        ([STAR], False),
+        (["a large red circle on a black background", "--num-frames", "1"], False),
+    ],
+    ids=["short prompt", "full caption", "full caption of an image"],
+)
+def test_a_failed_clip_of_a_short_prompt_gets_a_hint(
+    sample, arguments: list[str], hint: bool
+) -> None:
+    said = sample(*arguments, "--as-typed").out
+    assert "but the clip is not clean" in said
+    assert ("without --as-typed" in said) == hint
+
+
+# evaluate
+
+
+@pytest.fixture
+def judges(monkeypatch) -> None:
+    """Untrained judges, which are fast; the upsampler stays the shipped one."""
+    captioner = Captioner(sorted(world.WORDS), width=32, depth=1).eval()
+    monkeypatch.setattr(Captioner, "from_pretrained", lambda: captioner)
+
+
+def test_evaluate_writes_the_rows_and_prints_the_tables(
+    untrained: str, judges: None, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     out = tmp_path / "evaluation.json"
-    main(["evaluate", "--clips", "4", "--weights", str(tmp_path / "weights"), "--out", str(out)])
+    main(["evaluate", "--clips", "4", "--weights", untrained, "--out", str(out)])
     result = json.loads(out.read_text())
-    assert list(result["splits"]) == ["seen", "held-out pairs", "held-out motions", "images, seen"]
-    score = result["splits"]["seen"]["scores"]["all"]
-    assert set(score) == {"right", "low", "high", "chance"} and score["right"] == 0
-    assert "| **all five and clean** | 0.0 (0.0-49.0)" in capsys.readouterr().out
+    assert {row["world"] for row in result["rows"]} == {"shapes"}
+    assert result["weights"]["dit"] == weights.fingerprint(untrained, "dit")
+    lines = [line.rstrip(",") for line in out.read_text().splitlines() if '"world"' in line]
+    assert [json.loads(line) for line in lines] == result["rows"]  # a row a line
+    assert "| **all of it** | 0.0 (0.0-49.0)" in capsys.readouterr().out
 
 
-def test_evaluate_scores_two_objects_of_weights_that_make_them(
-    tmp_path: Path, tiny_sora: Sora, capsys
+def test_evaluate_scores_every_world_of_the_weights(
+    tiny_sora: Sora, judges: None, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    tiny_sora.makes = tiny_sora.makes | {"objects": 2}
+    tiny_sora.trained_on = tiny_sora.trained_on | {"worlds": ["pairs", "shapes"]}
     tiny_sora.save(tmp_path / "weights")
     out = tmp_path / "evaluation.json"
     main(["evaluate", "--clips", "2", "--weights", str(tmp_path / "weights"), "--out", str(out)])
-    pairs = json.loads(out.read_text())["pairs"]
-    assert list(pairs) == ["seen", "held-out pairs", "held-out motions"]
-    assert {"layout", "relation", "all"} <= pairs["seen"]["scores"].keys()
-    assert "| **all of it** | 0.0 (" in capsys.readouterr().out
+    pairs = [row for row in json.loads(out.read_text())["rows"] if row["world"] == "pairs"]
+    assert {row["split"] for row in pairs} == {"train", "held_out", "held_out_motion"}
+    assert {"layout", "relation", "all"} <= {row["measure"] for row in pairs}
+    assert "| % right of 2, two objects |" in capsys.readouterr().out
 
 
-def test_two_objects_are_a_warning_for_weights_of_one(
-    tmp_path: Path, tiny_sora: Sora, capsys
-) -> None:
-    tiny_sora.save(tmp_path / "weights")
-    two = "a red circle moving left above a blue star standing still on a navy background"
-    out = tmp_path / "clip.gif"
-    main(["sample", two, "--out", str(out), "--weights", str(tmp_path / "weights")])
-    said = capsys.readouterr()
-    assert "trained on one object, the prompt names two" in said.err
-    assert "the oracle sees a " in said.out and out.exists()
+# caption
 
 
-def test_captions(tmp_path: Path, capsys) -> None:
-    torch.manual_seed(0)
+@pytest.fixture
+def captioned(tmp_path: Path) -> tuple[Captioner, str]:
+    """An untrained captioner and its bundle."""
     captioner = Captioner(sorted(world.WORDS), width=32, depth=1)
     weights.save(tmp_path / "weights", {}, captioner=captioner)
+    return captioner.eval(), str(tmp_path / "weights")
+
+
+def test_captions_are_a_line_a_file(
+    captioned: tuple[Captioner, str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    captioner, folder = captioned
     clip, image = tmp_path / "clip.gif", tmp_path / "image.png"
     video.write(clip, world.clip(0, 0).frames, scale=2)
-    video.write(image, world.clip(0, 1, 1).frames, scale=1)
-    main(["caption", str(clip), str(image), "--weights", str(tmp_path / "weights")])
+    video.write(image, world.clip(0, 1, 1).frames)
+    main(["caption", str(clip), str(image), "--weights", folder])
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(": ")[0] for line in lines] == [str(clip), str(image)]
-    assert lines[1].partition(": ")[2] == captioner.eval()(world.clip(0, 1, 1).frames[None])[0]
+    assert lines[1].partition(": ")[2] == captioner(world.clip(0, 1, 1).frames[None])[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{here}/clip.gif", "--weights", "{here}/empty"], "holds no captioner"),
+        (["{here}/none.mp4"], "no such file"),
+        (["{here}/clip.gif", "--temperature", "-1"], "must be 0 or more"),
+        (["{here}/clip.gif", "--temperature", "nan"], "must be 0 or more"),
+    ],
+    ids=["no captioner", "no file", "cold", "no number"],
+)
+def test_what_cannot_be_captioned_is_refused(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    video.write(tmp_path / "clip.gif", world.clip(0, 0).frames)
     weights.save(tmp_path / "empty", {})
-    assert "holds no captioner" in refused(
-        capsys, "caption", clip, "--weights", tmp_path / "empty"
-    )
-    assert "no such file" in refused(capsys, "caption", tmp_path / "none.mp4").lower()
-    assert "must be 0 or more" in refused(capsys, "caption", clip, "--temperature", "-1")
+    filled = [text.format(here=tmp_path) for text in arguments]
+    assert message in refused(capsys, "caption", *filled)
 
 
-def test_the_upsampled_prompt_is_shown_before_sampling(
-    tmp_path: Path, tiny_sora: Sora, capsys, monkeypatch
+# The other commands
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fit", "everything"], "name what to train"),
+        (["fit"], "name what to train"),
+        (["dance"], "invalid choice"),
+        (["evaluate", "--out", "{here}/no/e.json"], "is not a folder"),
+        (["reproduce", "everything"], "invalid choice"),
+        (["reproduce", "recipe", "--only", "guidance-9"], "no run guidance-9: choose from "),
+    ],
+    ids=["stage", "no stage", "command", "folder", "experiment", "run"],
+)
+def test_what_does_not_exist_is_refused(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    tiny_sora.save(tmp_path / "weights")
-    upsampler = Upsampler(sorted(world.WORDS), width=32, depth=1)
-    weights.save(tmp_path / "weights", {}, upsampler=upsampler)
-    monkeypatch.setattr(
-        Upsampler, "draw", lambda *_: ["a red circle growing on a navy background"]
-    )
-    out = str(tmp_path / "clip.gif")
-    main(
-        [
-            "sample",
-            "red circle",
-            "--upsample",
-            "--out",
-            out,
-            "--weights",
-            str(tmp_path / "weights"),
-        ]
-    )
-    said = capsys.readouterr().out
-    assert said.startswith("prompt: a red circle growing on a navy background\n")
+    filled = [text.format(here=tmp_path) for text in arguments]
+    assert message in refused(capsys, *filled)
 
 
-def test_a_failed_clip_of_a_short_prompt_is_told_of_upsampling(
-    tmp_path: Path, tiny_sora: Sora, capsys
+def test_fit_explains_itself(capsys: pytest.CaptureFixture) -> None:
+    main(["fit", "--help"])
+    assert "--ckpt_path FILE] resumes" in capsys.readouterr().out
+
+
+def test_experiments_need_a_checkout(
+    tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture
 ) -> None:
-    tiny_sora.save(tmp_path / "weights")  # untrained: no clip of it is clean
-    where = ["--out", str(tmp_path / "a.gif"), "--weights", str(tmp_path / "weights")]
-    image = ["a large red circle on a black background", "--num-frames", "1"]
-    for asked, told in ((["red circle"], True), ([DEMO], False), (image, False)):
-        main(["sample", *asked, *where])
-        said = capsys.readouterr().out
-        assert "not one clean object" in said and ("--upsample" in said) == told
-
-
-def test_the_shipped_upsampler_serves_a_model_that_has_none(
-    tmp_path: Path, tiny_sora: Sora, capsys
-) -> None:
-    tiny_sora.save(tmp_path / "weights")
-    main(
-        f"sample circle --upsample --out {tmp_path / 'a.gif'} --weights {tmp_path / 'weights'}".split()
-    )
-    assert " circle " in capsys.readouterr().out.splitlines()[0]
-
-
-def test_experiments_need_a_checkout(tmp_path: Path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr("minisora.experiments.recipe.ROOT", tmp_path)  # as in a wheel
+    monkeypatch.setattr("minisora.experiments.runs.ROOT", tmp_path)  # as in a wheel
     assert "need a checkout" in refused(capsys, "reproduce", "recipe")
-    monkeypatch.undo()
-    assert 'no run "guidance 9": choose from "none", "asked for x", ' in refused(
-        capsys, "reproduce", "recipe", "--only", "guidance 9"
-    )
 
 
-def test_doctor(capsys) -> None:
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_names_its_runs(name: str, capsys: pytest.CaptureFixture) -> None:
+    assert "choose from " in refused(capsys, "reproduce", name, "--only", "none-such")
+
+
+def test_doctor_makes_a_clip_in_every_format(capsys: pytest.CaptureFixture) -> None:
     main(["doctor"])
     said = capsys.readouterr().out
-    assert "threads" in said and said.count(" 17 frames read back") == 3
+    assert "threads" in said
+    assert said.count(" 17 frames read back") == 3  # the png is one film strip
 
 
 def test_sampling_imports_no_trainer(tmp_path: Path) -> None:
+    heavy = "{'lightning', 'wandb', 'IPython', 'torchmetrics', 'matplotlib'}"
     code = (
-        "import sys; from minisora.cli import main; main(['sample', 'a red star', '--out', sys.argv[1]]);"
-        "print(sorted({'lightning', 'wandb', 'IPython', 'torchmetrics', 'matplotlib'} & set(sys.modules)))"
+        "import sys; from minisora.cli import main;"
+        "main(['sample', 'a red star', '--out', sys.argv[1]]);"
+        f"print(sorted({heavy} & set(sys.modules)))"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "clip.gif")]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert said.endswith("[]\n")
+
+
+def test_help_imports_no_torch() -> None:
+    code = "import sys; from minisora.cli import parser; parser(); print('torch' in sys.modules)"
+    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert said.stdout == "False\n"
+
+
+def test_captions_with_a_temperature_repeat_by_their_seed(
+    captioned: tuple[Captioner, str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    clip = video.write(tmp_path / "clip.gif", world.clip(0, 0).frames)
+    said = []
+    for seed in ("1", "1", "2"):
+        torch.rand(1)  # what was drawn before does not matter
+        options = ["--temperature", "1", "--seed", seed, "--weights", captioned[1]]
+        main(["caption", str(clip), *options])
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]
+    assert said[0] != said[2]

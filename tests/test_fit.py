@@ -185,8 +185,11 @@ def run_of_two_steps(tmp_path: Path, monkeypatch) -> Path:
     config.parent.mkdir(parents=True)
     config.write_text((CONFIGS / "tiny" / "vae.yaml").read_text())
     main(
-        ["fit", "vae", "--config", str(config), "--data.clips=8", "--trainer.max_steps=2"]
-        + ["--trainer.val_check_interval=2", "--trainer.enable_progress_bar=false"]
+        [
+            *("fit", "vae", "--config", str(config), "--data.clips=8"),
+            *("--trainer.max_steps=2", "--trainer.val_check_interval=2"),
+            "--trainer.enable_progress_bar=false",
+        ]
     )
     return Path("runs/tiny/vae")
 

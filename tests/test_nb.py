@@ -22,9 +22,7 @@ def test_same_proves(capsys: pytest.CaptureFixture) -> None:
 
 def test_same_raises_with_the_first_difference() -> None:
     t = torch.linspace(0, 1, 5)
-    with pytest.raises(
-        AssertionError, match=r"shift_levels: expected 0\.5 at \(1,\), got 0\.25"
-    ):
+    with pytest.raises(AssertionError, match=r"shift_levels: expected 0\.5 at \(1,\), got 0\.25"):
         nb.same(lambda t, s: t, shift_levels, t, 3.0)
 
 

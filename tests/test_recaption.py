@@ -1,24 +1,24 @@
+"""`minisora recaption`: a file with a human and a synthetic caption for each clip."""
+
 import json
 import shutil
-from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from minisora import InputError, video, weights, world
 from minisora.captioner import Captioner
 from minisora.cli import main
-from minisora.data import LatentData, read_captions
-from minisora.recaption import human_caption, recaption
+from minisora.data import ClipData, Latents, read_captions
+from minisora.recaption import recaption_clips
 from minisora.vae import VAE
-from minisora.world import shapes
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """An untrained captioner and VAE."""
+    """The bundle of an untrained captioner and VAE."""
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
     vae = VAE(channels=4, space=8, width=16, depth=1)
@@ -27,118 +27,256 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def test_rates_are_what_they_say() -> None:
-    wrong, unknown = Counter(), Counter()
-    rng = np.random.default_rng(0)
-    for index in range(400):
-        clip = world.clip(0, index, 2, 8, 8)
-        assert human_caption(clip, rng, 0, 0) == clip.short_caption
-        for rate in (0.2, 1.0):
-            said = shapes.parse(human_caption(clip, rng, rate, 0))
-            wrong[rate] += any(word not in (None, clip.truth[name]) for name, word in said.items())
-            words = human_caption(clip, rng, 0, rate).split()
-            unknown[rate] += any(word not in world.WORDS for word in words)
-        two = world.pairs.clip(0, index, 2, 8, 8)
-        words = human_caption(two, rng, 1, 0).split()
-        if len(words) == len(two.short_caption.split()):  # "up" may have become "up and left"
-            assert sum(a != b for a, b in zip(words, two.short_caption.split(), strict=True)) == 1
-    assert wrong[1.0] == 400 and 50 < wrong[0.2] < 110
-    assert unknown[1.0] > 375 and 50 < unknown[0.2] < 110
+def rows_of(path: Path) -> list[dict]:
+    """The lines after the first, which says how the file was made."""
+    return [json.loads(line) for line in path.read_text().splitlines()[1:]]
 
 
-def test_both_captions_are_kept_and_mixed(folder: str, tmp_path: Path) -> None:
-    out = tmp_path / "captions.jsonl"
-    recaption(str(out), clips=200, mix=0.75, weights=folder)
-    head, chosen = read_captions(str(out))
-    _, human = read_captions(str(out), "human")
-    _, synthetic = read_captions(str(out), "synthetic")
-    assert head["mix"] == 0.75 and len(chosen) == 200
-    assert 130 <= sum(a == b for a, b in zip(chosen, synthetic, strict=True)) <= 170
-    assert all(c in (h, s) for c, h, s in zip(chosen, human, synthetic, strict=True))
+# Both captions
 
 
-def test_a_stopped_run_goes_on_to_the_same_file(folder: str, tmp_path: Path) -> None:
-    whole, stopped = tmp_path / "whole.jsonl", tmp_path / "stopped.jsonl"
-    recaption(str(whole), clips=50, batch=8, weights=folder)
-    shutil.copy(whole, stopped)
-    with open(stopped, "r+b") as file:
-        file.truncate(stopped.stat().st_size * 2 // 3)  # in the middle of a line
-    recaption(str(stopped), clips=50, batch=16, weights=folder)
-    assert stopped.read_bytes() == whole.read_bytes()
-    with pytest.raises(InputError, match=r"made otherwise \(mix 0.95, now 0.5\)"):
-        recaption(str(stopped), clips=50, mix=0.5, weights=folder)
-    assert stopped.read_bytes() == whole.read_bytes()
+@pytest.fixture(scope="module")
+def mixed(folder: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The captions of 200 clips, three quarters of them synthetic."""
+    path = tmp_path_factory.mktemp("mixed") / "captions.jsonl"
+    recaption_clips(str(path), clips=200, mix=0.75, weights=folder)
+    return path
 
 
-def test_clips_of_your_own(folder: str, tmp_path: Path) -> None:
-    rows = []
-    for index, (frames, size) in enumerate([(17, 32), (5, 32), (1, 64)]):
-        name = f"{index}.gif" if frames > 1 else f"{index}.png"
-        video.write(tmp_path / name, world.clip(0, index, frames, size, size).frames, scale=1)
-        rows.append({"file": name, "caption": "a thing"})
-    (tmp_path / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+def test_the_first_line_says_how_the_file_was_made(mixed: Path, folder: str) -> None:
+    head, _ = read_captions(str(mixed))
+    assert head["mix"] == 0.75
+    assert head["worlds"] == {"shapes": 1.0}
+    assert head["captioner"] == weights.fingerprint(folder, "captioner")
+
+
+def test_every_clip_has_a_line(mixed: Path) -> None:
+    assert [row["clip"] for row in rows_of(mixed)] == list(range(200))
+
+
+def test_a_caption_is_the_human_or_the_synthetic_one(mixed: Path) -> None:
+    assert all(row["caption"] in (row["human"], row["synthetic"]) for row in rows_of(mixed))
+
+
+def test_the_share_of_synthetic_captions_is_the_mix(mixed: Path) -> None:
+    assert 130 <= sum(row["caption"] == row["synthetic"] for row in rows_of(mixed)) <= 170
+
+
+@pytest.mark.parametrize("kind", ["caption", "human", "synthetic"])
+def test_each_kind_of_caption_can_be_read(mixed: Path, kind: str) -> None:
+    _, captions = read_captions(str(mixed), kind)
+    assert captions == [row[kind] for row in rows_of(mixed)]
+
+
+# Going on
+
+
+@pytest.fixture
+def stopped(folder: str, tmp_path: Path) -> tuple[Path, bytes]:
+    """A file that was cut in the middle of a line, and what the whole file held."""
+    whole, path = tmp_path / "whole.jsonl", tmp_path / "stopped.jsonl"
+    recaption_clips(str(whole), clips=50, batch=8, weights=folder)
+    shutil.copy(whole, path)
+    with open(path, "r+b") as file:
+        file.truncate(path.stat().st_size * 2 // 3)
+    return path, whole.read_bytes()
+
+
+def test_a_stopped_run_goes_on_to_the_same_file(stopped: tuple[Path, bytes], folder: str) -> None:
+    """In batches of another size too."""
+    path, whole = stopped
+    recaption_clips(str(path), clips=50, batch=16, weights=folder)
+    assert path.read_bytes() == whole
+
+
+def test_a_run_with_other_settings_does_not_go_on(
+    stopped: tuple[Path, bytes], folder: str
+) -> None:
+    path, _ = stopped
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=r"made with other settings \(mix 0.95, now 0.5\)"):
+        recaption_clips(str(path), clips=50, mix=0.5, weights=folder)
+    assert path.read_bytes() == before
+
+
+# Clips of one's own
+
+
+def list_clips(folder: Path, rows: list[dict]) -> None:
+    (folder / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> list[dict]:
+    """The list of three clips in `tmp_path`: two of other lengths and sizes, and an image."""
+    sizes = {"0.gif": (17, 32, 32), "1.gif": (5, 32, 32), "2.png": (1, 64, 64)}
+    for index, (name, size) in enumerate(sizes.items()):
+        video.write(tmp_path / name, world.clip(0, index, *size).frames)
+    rows = [{"file": name, "caption": "a thing"} for name in sizes]
+    list_clips(tmp_path, rows)
+    return rows
+
+
+def recaption_own(tmp_path: Path, weights_folder: str) -> Path:
     out = tmp_path / "out.jsonl"
-    main(["recaption", str(out), "--folder", str(tmp_path), "--weights", folder, "--mix", "1"])
-    lines = [json.loads(line) for line in out.read_text().splitlines()[1:]]
-    assert [line["clip"] for line in lines] == ["0.gif", "1.gif", "2.png"]
-    assert all(
-        line["human"] == "a thing" and line["caption"] == line["synthetic"] for line in lines
-    )
-    whole = out.read_bytes()
-    (tmp_path / "captions.jsonl").write_text("\n".join(map(json.dumps, rows[::-1])))
-    with pytest.raises(InputError, match="made otherwise"):  # other clips, as many
-        recaption(str(out), folder=str(tmp_path), mix=1, weights=folder)
-    assert out.read_bytes() == whole
+    clips = ["--folder", str(tmp_path), "--weights", weights_folder]
+    main(["recaption", str(out), *clips, "--mix", "1"])
+    return out
 
 
-def test_training_takes_the_captions(folder: str, tmp_path: Path) -> None:
-    out = tmp_path / "captions.jsonl"
-    recaption(str(out), clips=16, mix=0, weights=folder)
-    data = LatentData(folder, clips=16, batch_size=16, shorter=0, captions=str(out))
+def test_clips_of_ones_own_are_named(own: list[dict], folder: str, tmp_path: Path) -> None:
+    rows = rows_of(recaption_own(tmp_path, folder))
+    assert [row["clip"] for row in rows] == ["0.gif", "1.gif", "2.png"]
+
+
+def test_their_own_captions_are_the_human_ones(
+    own: list[dict], folder: str, tmp_path: Path
+) -> None:
+    for row in rows_of(recaption_own(tmp_path, folder)):
+        assert row["human"] == "a thing"
+        assert row["caption"] == row["synthetic"]
+
+
+def test_another_list_of_clips_does_not_go_on(
+    own: list[dict], folder: str, tmp_path: Path
+) -> None:
+    out = recaption_own(tmp_path, folder)
+    before = out.read_bytes()
+    list_clips(tmp_path, own[::-1])  # as many
+    with pytest.raises(InputError, match="made with other settings"):
+        recaption_clips(str(out), folder=str(tmp_path), mix=1, weights=folder)
+    assert out.read_bytes() == before
+
+
+# Training on the captions
+
+
+@pytest.fixture
+def human(folder: str, tmp_path: Path) -> str:
+    """The human captions of 16 clips."""
+    path = tmp_path / "captions.jsonl"
+    recaption_clips(str(path), clips=16, mix=0, weights=folder)
+    return str(path)
+
+
+def test_training_uses_the_captions(human: str, folder: str) -> None:
+    data = ClipData(Latents(folder, shorter=0, captions=human), clips=16, batch_size=16)
     data.setup("fit")
-    batch = data.batch(0)
-    assert sorted(batch["captions"]) == sorted(read_captions(str(out), "human")[1])
-    with pytest.raises(InputError, match="holds 16 captions"):
-        LatentData(folder, clips=17, captions=str(out))
-    with pytest.raises(InputError, match="'seed': 0"):
-        LatentData(folder, clips=16, seed=1, captions=str(out))
-    out = tmp_path / "pairs.jsonl"
-    recaption(str(out), clips=4, pairs=0.5, mix=0, weights=folder)
-    LatentData(folder, clips=4, pairs=0.5, height=64, width=64, captions=str(out))
-    with pytest.raises(InputError, match="stand otherwise in frames of 32 x 48"):
-        LatentData(folder, clips=4, pairs=0.5, width=48, captions=str(out))
+    assert sorted(data.batch(0)["captions"]) == sorted(read_captions(human, "human")[1])
 
 
-def test_bad_input(folder: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="mix is a share, from 0 to 1, got 95"):
-        recaption(str(tmp_path / "a.jsonl"), mix=95, weights=folder)
-    with pytest.raises(InputError, match=r"has no captions\.jsonl"):
-        recaption(str(tmp_path / "a.jsonl"), folder=str(tmp_path), weights=folder)
-    (tmp_path / "captions.jsonl").write_text('{"file": "a.mp4"}\n')
-    with pytest.raises(InputError, match="line 1: no JSON with texts for file and caption"):
-        recaption(str(tmp_path / "a.jsonl"), folder=str(tmp_path), weights=folder)
-    for content, said in (
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"clips": 17}, "holds 16 captions"),
+        ({"clips": 16, "seed": 1}, "'seed': 0"),
+        ({"clips": 16, "worlds": {"pairs": 1.0}}, "'worlds': {'shapes': 1.0}"),
+    ],
+    ids=["too few", "another seed", "another world"],
+)
+def test_captions_of_other_clips_are_refused(
+    human: str, folder: str, options: dict, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        ClipData(Latents(folder, captions=human), **options)
+
+
+WORLDS = {"pairs": 0.5, "shapes": 0.5}
+
+
+@pytest.fixture
+def of_pairs(folder: str, tmp_path: Path) -> str:
+    path = tmp_path / "pairs.jsonl"
+    recaption_clips(str(path), clips=4, worlds=WORLDS, mix=0, weights=folder)
+    return str(path)
+
+
+def test_captions_fit_square_clips_of_any_size(of_pairs: str, folder: str) -> None:
+    data = ClipData(Latents(folder, captions=of_pairs), WORLDS, clips=4, height=64, width=64)
+    assert data.shape == (17, 64, 64)
+
+
+def test_captions_do_not_fit_clips_that_are_no_squares(of_pairs: str, folder: str) -> None:
+    with pytest.raises(InputError, match="stand elsewhere in frames of 32 x 48"):
+        ClipData(Latents(folder, captions=of_pairs), WORLDS, clips=4, width=48)
+
+
+def test_the_order_of_the_worlds_does_not_matter(of_pairs: str, folder: str) -> None:
+    turned = dict(reversed(WORLDS.items()))
+    data = ClipData(Latents(folder, captions=of_pairs), turned, clips=4)
+    assert data.words
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mix": 95}, "mix is a share, from 0 to 1, got 95"),
+        ({"seed": -1}, r"seed must be from 0 to 2\^63 - 1"),
+        ({"batch": 0}, "1 or more"),
+        ({"worlds": {"room": 1.0}}, "no world 'room'"),
+    ],
+    ids=["mix", "seed", "batch", "world"],
+)
+def test_impossible_settings_are_refused(
+    folder: str, tmp_path: Path, options: dict, message: str
+) -> None:
+    out = tmp_path / "a.jsonl"
+    with pytest.raises(InputError, match=message):
+        recaption_clips(str(out), weights=folder, **options)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"has no captions\.jsonl"),
+        (b'{"file": "a.mp4"}\n', "line 1: no JSON with texts for file and caption"),
         (b'{"file": "a.mp4", "caption": "a"}', r"1 clips of .* are missing, first a\.mp4"),
         (b"", "lists no clips"),
         ('{"file": "a.mp4", "caption": "é"}'.encode("latin-1"), "as text in UTF-8"),
-    ):
+    ],
+    ids=["no list", "no caption", "no clip", "empty", "another encoding"],
+)
+def test_a_damaged_list_of_clips_is_refused(
+    folder: str, tmp_path: Path, content: bytes | None, message: str
+) -> None:
+    if content is not None:
         (tmp_path / "captions.jsonl").write_bytes(content)
-        with pytest.raises(InputError, match=said):
-            recaption(str(tmp_path / "a.jsonl"), folder=str(tmp_path), weights=folder)
-    for argument, said in (
-        ({"seed": -1}, r"seed must be from 0 to 2\^63 - 1"),
-        ({"batch": 0}, "1 or more"),
-    ):
-        with pytest.raises(InputError, match=said):
-            recaption(str(tmp_path / "a.jsonl"), weights=folder, **argument)
-    for content in ("hello\n", "[1]\n"):
-        (tmp_path / "other.jsonl").write_text(content)
-        with pytest.raises(InputError, match="move it away"):
-            recaption(str(tmp_path / "other.jsonl"), weights=folder)
-    with pytest.raises(InputError, match="is a folder"):
-        recaption(str(tmp_path), weights=folder)
+    out = tmp_path / "a.jsonl"
+    with pytest.raises(InputError, match=message):
+        recaption_clips(str(out), folder=str(tmp_path), weights=folder)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("content", ["hello\n", "[1]\n"])
+def test_a_file_of_another_kind_is_kept(folder: str, tmp_path: Path, content: str) -> None:
+    other = tmp_path / "other.jsonl"
+    other.write_text(content)
+    with pytest.raises(InputError, match="move it away"):
+        recaption_clips(str(other), weights=folder)
+    assert other.read_text() == content
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        (lambda folder: folder, "is a folder"),
+        (lambda folder: folder / "no" / "a.jsonl", "is not a folder"),
+    ],
+    ids=["a folder", "no folder"],
+)
+def test_what_cannot_be_written_is_refused(
+    folder: str, tmp_path: Path, out: Callable[[Path], Path], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        recaption_clips(str(out(tmp_path)), weights=folder)
+
+
+def test_weights_without_a_captioner_are_refused(tmp_path: Path) -> None:
+    out = tmp_path / "a.jsonl"
     with pytest.raises(InputError, match=r"captioner\.safetensors is missing"):
-        recaption(str(tmp_path / "a.jsonl"), weights=str(tmp_path))
-    with pytest.raises(InputError, match="is no folder"):
-        recaption(str(tmp_path / "no" / "a.jsonl"), weights=folder)
-    assert not (tmp_path / "a.jsonl").exists()
+        recaption_clips(str(out), weights=str(tmp_path))
+    assert not out.exists()

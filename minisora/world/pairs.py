@@ -70,7 +70,7 @@ def clip(
 def draw_scene(
     rng: np.random.Generator, relation: str, split: str, num_frames: int, extent: Extent
 ) -> tuple[list[dict[str, str]], np.ndarray]:
-    """Draws the attributes of two objects of different colors and their paths (2, T, 2) in units."""
+    """Draws two objects of different colors and their paths (2, T, 2) in units."""
     axis = axis_of(relation)
     along_border = [name for name, step in shapes.DIRECTIONS.items() if step[axis] == 0]
     motions = (*along_border, "standing still")

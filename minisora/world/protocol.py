@@ -78,16 +78,16 @@ class Mixture:
 
     @property
     def names(self) -> list[str]:
-        """The worlds that clips are drawn from, in alphabetical order."""
+        """The worlds that clips are drawn from, sorted: those with a share above 0."""
         return [name for name, share in self.shares.items() if share]
 
     @property
     def words(self) -> list[str]:
-        """All words of all worlds, sorted. A world with share 0 counts: later training may use it."""
+        """All words, sorted, also of worlds with share 0: room for later training."""
         return sorted(frozenset().union(*(world.words for world in self.worlds)))
 
     def pick(self, drawn: float) -> World:
-        """The world that a uniform number in [0, 1) selects: each has its share of the interval."""
+        """The world of a uniform number in [0, 1): each has its share of the interval."""
         for world in self.worlds:
             drawn -= self.shares[world.name]
             if drawn < 0:
