@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from minisora import weights
 from minisora.attention import Block
 from minisora.device import best_device
-from minisora.errors import InputError, check_counts, check_frames
+from minisora.errors import InputError, check_frames, check_sizes
 from minisora.text import (
     END_ID,
     START_ID,
@@ -67,7 +67,8 @@ class Captioner(nn.Module):
         timed: bool = True,
     ) -> None:
         super().__init__()
-        check_counts(1, frames=frames, patch=patch)
+        check_sizes(width=width, depth=depth, heads=heads, queries=queries, length=length)
+        check_sizes(frames=frames, size=size, patch=patch)
         if size % patch:
             raise InputError(f"frames of {size} x {size} are not cut evenly by patches of {patch}")
         self.config = {

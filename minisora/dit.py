@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minisora.attention import MLP, Attention, rotary_frequencies, rotation_factors
-from minisora.errors import InputError, check_counts
+from minisora.errors import InputError, check_counts, check_sizes
 from minisora.flow import Target, to_velocity
 from minisora.patches import Grid
 
@@ -33,7 +33,7 @@ def dimensions(size: str) -> tuple[int, int, int]:
             f"no DiT of size {size!r}: sizes are {', '.join(SIZES)}, or WIDTHxDEPTH such as 192x2"
         )
     width, depth = int(match[1]), int(match[2])
-    check_counts(1, width=width, depth=depth)
+    check_sizes(width=width, depth=depth)
     if width % HEAD_WIDTH:
         near = max(1, round(width / HEAD_WIDTH)) * HEAD_WIDTH
         raise InputError(
@@ -111,7 +111,9 @@ class DiT(nn.Module):
         }  # fmt: skip
         if target not in ("v", "x", "eps"):
             raise InputError(f"no target {target!r}: targets are v, x and eps")
-        check_counts(1, patch=min(patch))
+        check_sizes(channels=channels, text_width=text_width)
+        for side in patch:
+            check_counts(1, 64, patch=side)
         width, depth, heads = dimensions(size)
         self.patch: Grid = (patch[0], patch[1], patch[2])
         self.target: Target = target

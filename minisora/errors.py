@@ -31,6 +31,13 @@ def check_counts(least: int, most: int = 10**9, **counts: int) -> None:
             raise InputError(f"{name} must be at most {most}, got {count}")
 
 
+def check_sizes(**sizes: int) -> None:
+    """Raises InputError for sizes of a network that are below 1 or absurd: they would fill the
+    memory. `depth` and `heads` end at 1,000, all others at 16,384."""
+    for name, size in sizes.items():
+        check_counts(1, 1000 if name in ("depth", "heads") else 2**14, **{name: size})
+
+
 def check_seed(seed: int) -> None:
     """Raises InputError for seeds that NumPy (negative) or PyTorch (too large) refuses."""
     if not 0 <= seed < 2**63:

@@ -160,12 +160,14 @@ class FitCLI(LightningCLI):
         except SystemExit:  # Lightning's answer to signals
             code = 143 if self.trainer.received_sigterm else 130
             raise Interrupted(self.unfinished(), code) from None
-        except (InputError, KeyboardInterrupt):
+        except InputError:
             raise
         except Exception as error:
-            if self.config["fit"].ckpt_path and not self.model.begun:
-                raise InputError(f"the checkpoint cannot be restored: {error!r:.200}") from error
-            raise
+            if not self.config["fit"].ckpt_path or self.model.begun:
+                raise
+            misfit = re.search(r"Error\(s\) in loading state_dict.*?\n\s*(.{,200})", str(error))
+            problem = misfit[1] if misfit else f"{error!r:.200}"
+            raise InputError(f"the checkpoint does not fit the config: {problem}") from None
         if self.trainer.received_sigterm:
             raise Interrupted(self.unfinished(), 143)
 
@@ -280,11 +282,6 @@ def run_cli(kind: type[FitCLI], stage: str, arguments: list[str]) -> FitCLI:
         raise InputError(str(error)) from None
     except unreadable as error:
         raise InputError(f"a config cannot be read: {error!r:.200}") from None
-    except RuntimeError as error:
-        misfit = re.search(r"Error\(s\) in loading state_dict.*?\n\s*(.{,200})", str(error))
-        if not misfit:
-            raise
-        raise InputError(f"the checkpoint does not fit the config: {misfit[1]}") from None
 
 
 def parse(stage: str, arguments: list[str]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor, nn
 
 from minisora.attention import Block
-from minisora.errors import InputError
+from minisora.errors import InputError, check_counts, check_sizes
 
 PAD, UNKNOWN = "[PAD]", "[UNK]"
 PAD_ID, UNKNOWN_ID = 0, 1
@@ -117,6 +117,8 @@ class TextEncoder(nn.Module):
         self, words: list[str], width: int = 128, depth: int = 1, heads: int = 4, length: int = 16
     ) -> None:
         super().__init__()
+        check_sizes(width=width, heads=heads, length=length)
+        check_counts(0, 1000, depth=depth)
         self.config = dict(words=list(words), width=width, depth=depth, heads=heads, length=length)
         self.width, self.length = width, length
         self.vocabulary = list(words)
@@ -172,6 +174,8 @@ class PretrainedEncoder(nn.Module):
         length: int = 24,
     ) -> None:
         super().__init__()
+        check_sizes(width=width, heads=heads, length=length)
+        check_counts(0, 1000, depth=depth)
         self.config = dict(source=source, width=width, depth=depth, heads=heads, length=length)
         self.width, self.length = width, length
         self.tokenizer, model = load_frozen(source)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from minisora.errors import InputError, check_counts
+from minisora.errors import InputError, check_counts, check_sizes
 
 GROUP = 4  # frames in a group
 
@@ -98,7 +98,8 @@ class VAE(nn.Module):
         self.config = {"channels": channels, "space": space, "width": width, "depth": depth}
         self.channels, self.space, self.depth = channels, space, depth
         numbers = 3 * GROUP * space**2  # in a patch
-        check_counts(1, channels=channels, space=space, width=width, depth=depth)
+        check_sizes(channels=channels, width=width, depth=depth)
+        check_counts(1, 64, space=space)
         if channels > numbers:
             raise InputError(
                 f"a patch has {numbers} numbers, {channels} channels are no compression: set fewer"

@@ -103,8 +103,8 @@ def test_known_words_are_no_warning(tiny_sora: Sora) -> None:
 
 def test_upsampling_completes_short_prompts(tiny_sora: Sora) -> None:
     full = "a large red circle moving left on a black background"
-    tiny_sora._upsampler = Upsampler(sorted(world.WORDS), width=16, depth=1)
-    tiny_sora._upsampler.draw = lambda prompts, _: [full] * len(prompts)  # as if it were trained
+    tiny_sora.upsampler = Upsampler(sorted(world.WORDS), width=16, depth=1)
+    tiny_sora.upsampler.draw = lambda prompts, _: [full] * len(prompts)  # as if it were trained
     completed = tiny_sora("red circle", upsample=True, generator=noise())
     assert np.array_equal(completed, tiny_sora(full, generator=noise()))
 
