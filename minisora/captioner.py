@@ -111,14 +111,17 @@ class Captioner(nn.Module):
         poolers = [self.caption_pooler.block, self.contrast_pooler.block]
         return [*self.encoder, *poolers, *self.unimodal, *self.multimodal]
 
-    def sample_frames(self, clips: Clips) -> Tensor:
-        """K evenly spread frames as pixels in [-1, 1]: (B, K, 3, size, size)."""
+    def sample_frames(self, clips: Clips, sampled: bool = False) -> Tensor:
+        """K evenly spread frames as pixels in [-1, 1]: (B, K, 3, size, size); all frames if the
+        clips are `sampled` already, as `video.sample` does."""
         # PyTorch takes no arrays with negative strides, such as reversed clips
         clips = np.ascontiguousarray(clips) if isinstance(clips, np.ndarray) else clips
         clips = torch.as_tensor(clips)  # (B, T, H, W, 3)
         check_frames(clips, "(B, T, H, W, 3)")
-        count = min(self.frames, (clips.shape[1] + 1) // 2)  # K: at most half of T, rounded up
-        chosen = torch.linspace(0, clips.shape[1] - 1, count).round().long()  # (K,)
+        length = clips.shape[1]
+        # K: at most half of T, rounded up
+        count = length if sampled else min(self.frames, (length + 1) // 2)
+        chosen = torch.linspace(0, length - 1, count).round().long()  # (K,)
         pixels = clips[:, chosen].movedim(-1, 2).float() / 127.5 - 1  # (B, K, 3, H, W)
         if pixels.shape[-2:] != (self.size, self.size):
             # on the CPU, since MPS resizes by few ratios only
@@ -227,10 +230,16 @@ class Captioner(nn.Module):
 
     @torch.inference_mode()
     def forward(
-        self, clips: Clips, temperature: float = 0.0, generator: torch.Generator | None = None
+        self,
+        clips: Clips,
+        temperature: float = 0.0,
+        generator: torch.Generator | None = None,
+        sampled: bool = False,
     ) -> list[str]:
-        """Captions of clips. A `temperature` of 0 takes the likeliest words."""
-        visual = self.caption_pooler(self.encode_frames(self.sample_frames(clips)))  # (B, Q, D)
+        """Captions of clips. A `temperature` of 0 takes the likeliest words. `sampled` clips hold
+        just the frames to look at."""
+        pixels = self.sample_frames(clips, sampled)  # (B, K, 3, size, size)
+        visual = self.caption_pooler(self.encode_frames(pixels))  # (B, Q, D)
 
         def next_logits(ids: Tensor) -> Tensor:
             return self.next_word_logits(self.encode_words(ids), visual)[:, -1]  # (B, V)

@@ -176,6 +176,8 @@ def completed(sora: "minisora.Sora", prompt: str, seed: int, image: bool) -> str
     as typed, with a warning."""
     import torch
 
+    if world_of_prompt(prompt).name not in language.WORLDS:  # the upsampler knows no others
+        return prompt
     generator = torch.Generator().manual_seed(seed)
     try:
         (full,) = sora.upsampler.complete([prompt], generator, image)
@@ -241,7 +243,8 @@ def caption_command(options: argparse.Namespace) -> None:
     for path in options.clips:
         try:
             clip = minisora.video.sample(path, captioner.frames)
-            print(f"{path}: {captioner(clip[None], options.temperature, generator)[0]}")
+            (text,) = captioner(clip[None], options.temperature, generator, sampled=True)
+            print(f"{path}: {text}")
         except InputError as error:
             say("error", error)
             failed += 1

@@ -20,7 +20,8 @@ from typing import Any, BinaryIO, NamedTuple
 import av
 import numpy as np
 from av.sidedata.sidedata import Type
-from PIL import Image, ImageOps, UnidentifiedImageError
+from av.stream import Disposition
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from minisora.errors import InputError
 
@@ -28,11 +29,15 @@ MAX_PIXELS = 2**26  # of a frame
 TOO_LARGE = f"a frame has more than {MAX_PIXELS:,} pixels"
 EVERY = range(sys.maxsize)
 # Pillow's formats; those of animations with the unit of their durations, in seconds
-UNITS = {"GIF": 0.01, "PNG": 0.0, "WEBP": 0.001}
-IMAGES = (*UNITS, "BMP", "JPEG", "PPM", "TIFF")
+UNITS = {"AVIF": 0.001, "GIF": 0.01, "PNG": 0.0, "WEBP": 0.001}
+IMAGES = {*UNITS, "BMP", "JPEG", "PPM", "TIFF"}
+if "avif" not in features.modules or not features.check("avif"):
+    IMAGES -= {"AVIF"}  # Pillow has it since 11.3
 HOLD = 0.125  # seconds that a frame of an animation without durations is on screen
 # FFmpeg's formats; playlists are left out, since they open other files
-CONTAINERS = "asf,avi,flv,h264,hevc,ivf,m4v,matroska,mov,mpeg,mpegts,mpegvideo,mxf,nut,ogg"
+CONTAINERS = (
+    "aac,asf,avi,flac,flv,h264,hevc,ivf,m4v,matroska,mov,mp3,mpeg,mpegts,mpegvideo,ogg,wav"
+)
 # the comment in film strips, and in webp files, which store a clip that stands still as an image
 MARK = "minisora: {} frames at {} fps"
 DESCRIPTION = 0x010E  # the EXIF tag for it in webp
@@ -113,7 +118,7 @@ def open_image(file: BinaryIO) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(file, formats=IMAGES)
+            image = Image.open(file, formats=sorted(IMAGES))
     except UnidentifiedImageError:
         return None
     except BOMB:
@@ -174,7 +179,8 @@ def animation_frames(image: Any, file: BinaryIO) -> Iterator[Frame]:
         start, end = end, end + (image.info.get("duration") or 1000 * HOLD) / 1000
         yield Frame(start, end, image, UNITS[image.format])
     file.seek(-1, os.SEEK_END)
-    if file.read() != b";" if image.format == "GIF" else number < image.n_frames:
+    is_whole = file.read() == b";" if image.format == "GIF" else number == image.n_frames
+    if not is_whole:
         raise ValueError("it ends too early")
 
 
@@ -184,18 +190,29 @@ def video_frames(file: BinaryIO) -> Iterator[Frame]:
         stream: Any = container.streams.best("video")
         if stream is None or stream.codec_context is None:
             raise ValueError("it has no video of a known codec")
+        if stream.disposition & Disposition.attached_pic:
+            raise ValueError("it has no video but a cover")
         check_pixels(stream.width, stream.height)
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # sizes can change
-        unit, step = float(stream.time_base), 1 / float(stream.average_rate or 1 / HOLD)
+        tick, step = float(stream.time_base), 1 / float(stream.average_rate or 1 / HOLD)
         first, start, end = None, 0.0, 0.0
-        for raw in container.decode(stream):
+        for raw in decode_all(container, stream):
             if first is None:
                 first = raw.time or 0.0
-                length = (stream.duration or 0) * unit or (container.duration or 0) / 1e6 - first
+                length = (stream.duration or 0) * tick or (container.duration or 0) / 1e6 - first
             time = end if raw.time is None else raw.time - first
             start = time if time >= start else end
-            end = start + (raw.duration * unit or step)
-            yield Frame(start, end, raw, unit, max(0.0, length))
+            end = start + (raw.duration * tick or step)
+            yield Frame(start, end, raw, min(tick, 0.001), max(0.0, length))
+
+
+def decode_all(container: Any, stream: Any) -> Iterator[av.VideoFrame]:
+    """All frames. If a packet is damaged, those that the decoder holds come before the error."""
+    try:
+        yield from container.decode(stream)
+    except av.FFmpegError:
+        yield from stream.codec_context.decode(None)
+        raise
 
 
 def to_rgb(picture: Any) -> np.ndarray:

@@ -62,8 +62,14 @@ RENAMED = {
     "--model.size": "--model.dit.size",
     "--model.target": "--model.dit.target",
     "--model.pooled": "--model.dit.pooled",
+    "--model.text_depth": "--model.text.depth",
+    "--model.text_length": "--model.text.length",
+    "--model.guidance": "--model.guidance_scale",
+    "--model.steps": "--model.num_inference_steps",
     "--data.vae": "--data.view.vae",
     "--data.captions": "--data.view.captions",
+    "--data.shorter": "--data.view.shorter",
+    "--data.ordered_steps": "--data.view.ordered_steps",
 }
 
 
@@ -134,7 +140,7 @@ class FitCLI(LightningCLI):
         return Path("runs") / first.resolve().parent.name / first.stem
 
     def default_callbacks(self, root: Path) -> list[Callback]:
-        """Weight average, ten checkpoints a run and the last, export, progress bar."""
+        """Weight average, a checkpoint every tenth of the run, export, progress bar."""
         given = self.config_init["fit"].trainer
         callbacks: list[Callback] = [Export()]
         if self.model.average:
@@ -279,7 +285,8 @@ def run_cli(kind: type[FitCLI], stage: str, arguments: list[str]) -> FitCLI:
                 parser_kwargs={"exit_on_error": False, "fit": {"exit_on_error": False}},
             )
     except refused as error:
-        raise InputError(str(error)) from None
+        lines = (line.strip(" -") for line in str(error).splitlines())
+        raise InputError("; ".join(filter(None, lines))) from None
     except unreadable as error:
         raise InputError(f"a config cannot be read: {error!r:.200}") from None
 

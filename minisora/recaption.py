@@ -89,7 +89,8 @@ def caption_rows(
 ) -> list[dict[str, Any]]:
     """The rows of some clips. A clip that cannot be read keeps its human caption."""
     names, clips, human = zip(*(source[number] for number in numbers), strict=True)
-    synthetic = iter(caption_all(captioner, [clip for clip in clips if clip is not None]))
+    readable = [clip for clip in clips if clip is not None]
+    synthetic = iter(caption_all(captioner, readable, isinstance(source, OwnClips)))
     rows = []
     for number, name, clip, old in zip(numbers, names, clips, human, strict=True):
         new = None if clip is None else next(synthetic)
@@ -154,11 +155,11 @@ class OwnClips:
         return row["file"], clip, row["caption"]
 
 
-def caption_all(captioner: Captioner, clips: list[np.ndarray]) -> list[str]:
+def caption_all(captioner: Captioner, clips: list[np.ndarray], sampled: bool) -> list[str]:
     """Captions of clips, in one batch if they are of one size."""
     if len({clip.shape for clip in clips}) == 1:
-        return captioner(np.stack(clips))
-    return [captioner(clip[None])[0] for clip in clips]
+        return captioner(np.stack(clips), sampled=sampled)
+    return [captioner(clip[None], sampled=sampled)[0] for clip in clips]
 
 
 def read_lines(path: Path, keys: tuple[str, ...]) -> list[dict[str, Any]]:

@@ -5,7 +5,6 @@ Whatever `decode` knows is read, as a whole (`read`), in part (`sample`) or in a
 
 import itertools
 import math
-import struct
 from bisect import bisect_right
 from collections.abc import Container, Iterator
 from fractions import Fraction
@@ -51,7 +50,8 @@ def read(path: str | Path, fps: float = FPS) -> np.ndarray:
             raise InputError(
                 f"{path} has more than {MAX_BYTES:,} bytes at {fps:g} frames a second"
             )
-        pictures.append(np.broadcast_to(picture, (count, *picture.shape)))  # (count, H, W, 3)
+        if count:
+            pictures.append(np.broadcast_to(picture, (count, *picture.shape)))  # (count, H, W, 3)
     check_sizes(path, pictures)
     return np.concatenate(pictures)
 
@@ -63,7 +63,7 @@ def sample(path: str | Path, count: int, size: int | None = None) -> np.ndarray:
     pass counts, another converts. With `size` they are resized to size x size, each pixel the mean
     of its area. Warns and raises like `frames`.
     """
-    check_counts(1, count=count, size=size or 1)
+    check_counts(1, count=count, size=1 if size is None else size)
     # ends[i]: the frames at 8 fps up to the end of the file's frame i
     ends = list(itertools.accumulate(held for _, held in resample(path, FPS, wanted=())))
     chosen = [bisect_right(ends, number) for number in spread(ends[-1], count)]
@@ -137,8 +137,9 @@ def write(path: str | Path, frames: np.ndarray, fps: float = FPS, scale: int = 1
     check_frames(frames, "(T, H, W, 3)")
     check_counts(1, scale=scale)
     check_numbers(1, 1000, fps=fps)
-    frames = frames.repeat(scale, axis=1).repeat(scale, axis=2)
     try:
+        check_pixels(scale * frames.shape[1], scale * frames.shape[2])
+        frames = frames.repeat(scale, axis=1).repeat(scale, axis=2)
         with atomic(path) as partial:
             if partial.suffix == ".mp4":
                 write_mp4(partial, frames, fps)
@@ -147,7 +148,7 @@ def write(path: str | Path, frames: np.ndarray, fps: float = FPS, scale: int = 1
             else:
                 write_animation(partial, frames, fps)
     # Pillow's errors have no base
-    except (OSError, ValueError, RuntimeError, struct.error, av.FFmpegError) as error:
+    except (OSError, ValueError, RuntimeError, ArithmeticError, av.FFmpegError) as error:
         raise InputError(f"cannot write {path}: {error}") from None
     return path
 
@@ -175,8 +176,8 @@ def write_strip(path: Path, frames: np.ndarray, fps: float) -> None:
 
 def write_animation(path: Path, frames: np.ndarray, fps: float) -> None:
     unit = 10 if path.suffix == ".gif" else 1  # ms
-    # each frame begins at the last unit before its time, so errors do not add up
-    starts = np.arange(len(frames) + 1) * 1000 / fps // unit * unit  # ms
+    # each frame begins at the first unit from its time on, so that errors do not add up
+    starts = np.ceil(np.arange(len(frames) + 1) * 1000 / fps / unit - 1e-6) * unit  # ms
     durations = np.diff(starts).clip(unit).astype(int).tolist()
     exif = Image.Exif()
     exif[DESCRIPTION] = MARK.format(len(frames), float(fps))

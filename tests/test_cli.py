@@ -290,7 +290,7 @@ def test_doctor_makes_a_clip_in_every_format(capsys: pytest.CaptureFixture) -> N
     main(["doctor"])
     said = capsys.readouterr().out
     assert "threads" in said
-    assert said.count(" 17 frames read back") == 3  # the png is one film strip
+    assert said.count(" 17 frames read back") == 4  # mp4, gif, png, webp
 
 
 def test_sampling_imports_no_trainer(tmp_path: Path) -> None:
@@ -323,3 +323,55 @@ def test_captions_with_a_temperature_repeat_by_their_seed(
         said.append(capsys.readouterr().out)
     assert said[0] == said[1]
     assert said[0] != said[2]
+
+
+# Arguments and files that nobody means
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sample", "\udcff"], "is not text in UTF-8"),
+        (["sample", STAR, "--steps", "9" * 20], "a whole number from 1 to a million"),
+        (["sample", STAR, "--seed=--"], "--seed=-- has no value"),
+        (["sample", STAR, "--weights", ""], "is empty: name a folder"),
+        (["sample", STAR, "--out", "a" * 300 + ".gif"], "File name too long"),
+        (["caption", "a" * 300 + ".gif"], "File name too long"),
+        (["recaption", "o.jsonl", "--weights", ""], "need a name"),
+    ],
+    ids=["no text", "steps", "seed", "weights", "long name", "long clip", "recaption"],
+)
+def test_odd_arguments_are_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture
+) -> None:
+    assert message in refused(capsys, *arguments)
+
+
+def test_a_clip_that_cannot_be_read_does_not_stop_the_others(
+    tmp_path: Path, captions_folder: str, capsys: pytest.CaptureFixture
+) -> None:
+    names = [str(tmp_path / name) for name in ("good.gif", "bad.gif", "fine.gif")]
+    for name in names:
+        video.write(name, world.clip(0, 0).frames)
+    Path(names[1]).write_bytes(b"GIF89a damaged")
+    with pytest.raises(SystemExit) as stop:
+        main(["caption", *names, "--weights", captions_folder])
+    said = capsys.readouterr()
+    assert stop.value.code == 2
+    assert [line.partition(": ")[0] for line in said.out.splitlines()] == [names[0], names[2]]
+    assert said.err.splitlines()[-1] == "minisora: error: 1 of 3 clips could not be read"
+
+
+@pytest.fixture
+def captions_folder(tmp_path: Path) -> str:
+    """The bundle of an untrained captioner."""
+    captioner = Captioner(sorted(world.WORDS), width=32, depth=1)
+    weights.save(tmp_path / "captioner", {}, captioner=captioner)
+    return str(tmp_path / "captioner")
+
+
+def test_a_pipe_that_is_closed_is_no_error() -> None:
+    command = f"{sys.executable} -m minisora.cli --help | true; exit ${{PIPESTATUS[0]}}"
+    ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert ended.stderr == ""
+    assert ended.returncode in (0, 141)

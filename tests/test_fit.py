@@ -1,7 +1,10 @@
 """The command line of training: configs, old flags, defaults, and what is refused."""
 
 import importlib
+import math
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +22,7 @@ from lightning.pytorch.loggers import CSVLogger
 from minisora import InputError
 from minisora.callbacks import Progress
 from minisora.cli import main
+from minisora.files import locked
 from minisora.fit import CLASSES, LINKS, RENAMED, STAGES, FitCLI, ParsingCLI, parse, run_cli
 from minisora.optim import MuonAdam
 from minisora.variants.positions import NoRotations
@@ -50,6 +54,12 @@ def value(config: dict, flag: str) -> object:
         ("--model.pooled", "false"),
         ("--data.vae", "data/weights"),
         ("--data.captions", "captions.jsonl"),
+        ("--data.shorter", "0.5"),
+        ("--data.ordered_steps", "7"),
+        ("--model.text_depth", "2"),
+        ("--model.text_length", "20"),
+        ("--model.guidance", "3.0"),
+        ("--model.steps", "4"),
     ],
 )
 def test_old_flags_mean_the_new_ones(old: str, given: str) -> None:
@@ -338,3 +348,101 @@ def test_bad_input_is_refused_in_a_sentence(
 def test_a_flag_of_another_stage_is_refused() -> None:
     with pytest.raises(InputError, match="t_mean"):
         parse("vae", ["--model.t_mean=1"])
+
+
+# Runs that are resumed, stopped or doubled
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("--model.lr=1e-9", "model.lr was 0.02, now 1e-09"),
+        ("--data.batch_size=4", "data.batch_size was 8, now 4"),
+    ],
+    ids=["rate", "batch"],
+)
+def test_a_resumed_run_keeps_its_settings(
+    change: str, message: str, trained: Path, tmp_path: Path, capsys
+) -> None:
+    checkpoint = trained / "vae" / "checkpoints" / "last.ckpt"
+    with pytest.raises(SystemExit) as stop:
+        fit("vae", tmp_path, f"--ckpt_path={checkpoint}", change)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_flag_before_the_config_counts() -> None:
+    assert parse("dit", ["--trainer.max_steps", "3", *DIT])["trainer"]["max_steps"] == 3
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--model.lr=-1", "lr must be from 0 to 10, got -1"),
+        ("--model.adam_lr=1e3", "adam_lr must be from 0 to 10, got 1000"),
+        ("--model.warmup=-5", "warmup must be 0 or more, got -5"),
+        ("--model.kl_weight=-1e9", "kl_weight must be from 0 to 1000"),
+        ("--model.vae.depth=-1", "depth must be 1 or more, got -1"),
+        ("--model.vae.depth=1000000000", "depth must be at most 1000"),
+        ("--trainer.overfit_batches=1", "set data.clips to a few"),
+        ("--trainer.precision=bf16-true", "use bf16-mixed or 32-true"),
+        ("--trainer.default_root_dir=/dev/null/run", "cannot write to the folder /dev/null/run"),
+    ],
+    ids=lambda text: text.split("=")[0].removeprefix("--") if text.startswith("--") else "",
+)
+def test_numbers_out_of_bounds_are_refused(
+    flag: str, message: str, tmp_path: Path, capsys
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        fit("vae", tmp_path, flag)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_old_weights(
+    tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit("vae", tmp_path, "--trainer.max_steps=2")
+    weights_file = tmp_path / "vae" / "weights" / "vae.safetensors"
+    before = weights_file.read_bytes()
+    monkeypatch.setattr(
+        "minisora.training.vae_loss", lambda vae, *_: [vae.encode_linear.bias.sum() * math.nan] * 3
+    )
+    with pytest.raises(SystemExit) as stop:
+        fit("vae", tmp_path, "--trainer.max_steps=2")
+    assert stop.value.code == 2
+    assert "the loss is nan at step 0" in capsys.readouterr().err.splitlines()[-1]
+    assert weights_file.read_bytes() == before
+
+
+def test_a_folder_that_another_run_writes_to_is_refused(tmp_path: Path, capsys) -> None:
+    with locked(tmp_path / "vae"), pytest.raises(SystemExit) as stop:
+        fit("vae", tmp_path)
+    assert stop.value.code == 2
+    assert "is being written by another process" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_slurm_variables_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    fit("vae", tmp_path, "--trainer.max_steps=1")
+    assert (tmp_path / "vae" / "weights" / "vae.safetensors").exists()
+
+
+def test_a_terminated_run_says_so_and_ends_with_143(tmp_path: Path) -> None:
+    """SIGTERM comes from a callback's step, so that the test does not depend on time."""
+    code = (
+        "import os, signal, sys\n"
+        "from minisora import training\n"
+        "from minisora.cli import main\n"
+        "step = training.VAETraining.training_step\n"
+        "def killed(self, batch, index):\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    return step(self, batch, index)\n"
+        "training.VAETraining.training_step = killed\n"
+        "main(['fit', 'vae', *sys.argv[1:]])\n"
+    )
+    arguments = [f"--config={CONFIGS}/tiny/vae.yaml", f"--trainer.default_root_dir={tmp_path}"]
+    command = [sys.executable, "-c", code, *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 143
+    assert "so no weights are written: resume with --ckpt_path" in ended.stderr

@@ -12,7 +12,8 @@ from minisora import InputError, video, weights, world
 from minisora.captioner import Captioner
 from minisora.cli import main
 from minisora.data import ClipData, Latents, read_captions
-from minisora.recaption import recaption_clips
+from minisora.files import locked
+from minisora.recaption import read_lines, recaption_clips
 from minisora.vae import VAE
 
 
@@ -280,3 +281,47 @@ def test_weights_without_a_captioner_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"captioner\.safetensors is missing"):
         recaption_clips(str(out), weights=str(tmp_path))
     assert not out.exists()
+
+
+# Several at once, and damage
+
+
+def test_a_file_that_another_process_writes_is_refused(folder: str, tmp_path: Path) -> None:
+    out = tmp_path / "o.jsonl"
+    with locked(out), pytest.raises(InputError, match=r"o\.jsonl is being written by another"):
+        recaption_clips(str(out), clips=4, weights=folder)
+
+
+def test_rows_out_of_order_are_refused(mixed: Path, tmp_path: Path) -> None:
+    head, *rows = mixed.read_text().splitlines()
+    (tmp_path / "reversed.jsonl").write_text("\n".join([head, *rows[::-1]]))
+    with pytest.raises(InputError, match="not in the order of their clips"):
+        read_captions(str(tmp_path / "reversed.jsonl"))
+
+
+def test_a_byte_order_mark_and_blank_lines_are_no_rows(tmp_path: Path) -> None:
+    text = '\ufeff{"file": "a.gif", "caption": "a"}\n\n{"file": "b.gif", "caption": "b"}\n\n'
+    (tmp_path / "captions.jsonl").write_text(text, encoding="utf-8")
+    rows = read_lines(tmp_path / "captions.jsonl", ("file", "caption"))
+    assert [row["file"] for row in rows] == ["a.gif", "b.gif"]
+
+
+def test_a_damaged_clip_keeps_its_human_caption_and_is_counted(
+    folder: str, tmp_path: Path
+) -> None:
+    names = ["good.gif", "bad.gif", "fine.gif"]
+    for name in names:
+        video.write(tmp_path / name, world.clip(0, 0).frames)
+    (tmp_path / "bad.gif").write_bytes(b"GIF89a damaged")
+    lines = [json.dumps({"file": name, "caption": f"human {name}"}) for name in names]
+    (tmp_path / "captions.jsonl").write_text("\n".join(lines))
+    out = tmp_path / "out.jsonl"
+    with (
+        pytest.warns(UserWarning, match=r"bad\.gif"),
+        pytest.raises(InputError, match=r"1 of 3 clips could not be read: bad\.gif"),
+    ):
+        recaption_clips(str(out), folder=str(tmp_path), mix=1, weights=folder)
+    rows = rows_of(out)
+    assert [row["clip"] for row in rows] == names
+    assert rows[1]["caption"] == "human bad.gif"
+    assert rows[2]["caption"] == rows[2]["synthetic"]

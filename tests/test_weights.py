@@ -1,6 +1,7 @@
 """Bundles of weights: what is written, what is read, old forms, and what is refused."""
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -312,3 +313,53 @@ def test_a_damaged_config_is_set_aside(tmp_path: Path) -> None:
     weights.save(tmp_path, {"trained_on": {}})
     assert weights.read_config(tmp_path) == {"trained_on": {}}
     assert (tmp_path / "config.damaged.json").read_text() == "[]"
+
+
+# Numbers that are not finite
+
+
+@pytest.fixture
+def broken_vae() -> VAE:
+    vae = VAE(channels=4, space=8, width=16, depth=1)
+    vae.encode_linear.weight.data[0, 0] = float("nan")
+    return vae
+
+
+def test_weights_that_are_not_finite_are_not_written(broken_vae: VAE, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"encode_linear\.weight holds .* not finite"):
+        weights.save(tmp_path, {}, vae=broken_vae)
+    assert not (tmp_path / "vae.safetensors").exists()
+
+
+def test_weights_that_are_not_finite_are_not_loaded(
+    broken_vae: VAE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(weights, "check_finite", lambda *_: None)
+        weights.save(tmp_path, {}, vae=broken_vae)
+    with pytest.raises(InputError, match=r"vae\.safetensors is not usable"):
+        weights.load(tmp_path, "vae", VAE)
+
+
+def test_weights_can_be_read_by_others_if_the_umask_says_so(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        weights.save(tmp_path, {}, vae=VAE(channels=4, space=8, width=16, depth=1))
+    finally:
+        os.umask(before)
+    assert (tmp_path / "vae.safetensors").stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"depth": 10**9}, {"depth": "three"}, {"depth": 1.5}, {"width": -1}, {"space": 0}, {"no": 1}],
+    ids=str,
+)
+def test_a_config_with_absurd_values_is_refused(tmp_path: Path, change: dict) -> None:
+    weights.save(tmp_path, {}, vae=VAE(channels=4, space=8, width=16, depth=1))
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    config["vae"]["config"] |= change
+    path.write_text(json.dumps(config))
+    with pytest.raises(InputError):
+        weights.load(tmp_path, "vae", VAE)

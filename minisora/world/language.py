@@ -9,6 +9,7 @@ from minisora import draws
 from minisora.world import pairs, shapes
 from minisora.world.protocol import Clip, Mixture, Truth
 
+WORLDS = ("shapes", "pairs")  # that people speak of here
 OBJECT_COLORS = tuple(shapes.COLORS)
 COLOR_WORDS = (*shapes.COLORS, *shapes.BACKGROUNDS)  # of objects and backgrounds
 SHAPE_WORDS = shapes.SHAPES

@@ -34,10 +34,13 @@ class World:
 
     name: str
     words: frozenset[str]  # every word of every caption
-    splits: tuple[str, ...]  # disjoint parts; "train" is the one that is trained on
+    splits: tuple[str, ...]  # disjoint parts; "train" is trained on
     scores: tuple[str, ...]  # the keys of `agree`, in the order of a table; the last is "all"
-    clip: Callable[..., Clip]  # (seed, index, num_frames, height, width, split)
-    describe: Callable[[np.ndarray], Truth]  # uint8 (T, H, W, 3)
+    # (seed, index, num_frames, height, width, split); validation asks for the splits "held_out" and
+    # "all", which a world without held-out clips may take for "train"
+    clip: Callable[..., Clip]
+    # uint8 (T, H, W, 3) -> the keys of a truth, among them "clean": nothing is wrong with the clip
+    describe: Callable[[np.ndarray], Truth]
     agree: Callable[[Truth, Truth], dict[str, bool]]  # (truth, what describe read)
     parse: Callable[[str], Truth | None]  # what a text names; None if it is of another world
     caption: Callable[[Truth], str]  # the rich caption of a truth
