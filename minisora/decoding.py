@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Container, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, BinaryIO, NamedTuple
 
 import av
@@ -186,7 +187,8 @@ def animation_frames(image: Any, file: BinaryIO) -> Iterator[Frame]:
 
 def video_frames(file: BinaryIO) -> Iterator[Frame]:
     """A frame whose time is missing or goes back follows the one before."""
-    with av.open(file, "r", options={"format_whitelist": CONTAINERS}) as container:
+    nameless = SimpleNamespace(read=file.read, seek=file.seek, tell=file.tell)  # "cat%02d.jpg"
+    with av.open(nameless, "r", options={"format_whitelist": CONTAINERS}) as container:
         stream: Any = container.streams.best("video")
         if stream is None or stream.codec_context is None:
             raise ValueError("it has no video of a known codec")
