@@ -242,7 +242,7 @@ def caption_command(options: argparse.Namespace) -> None:
     generator, failed = torch.Generator().manual_seed(options.seed), 0
     for path in options.clips:
         try:
-            clip = minisora.video.sample(path, captioner.frames)
+            clip = minisora.video.sample(path, captioner.frames, captioner.size)
             (text,) = captioner(clip[None], options.temperature, generator, sampled=True)
             print(f"{path}: {text}")
         except InputError as error:

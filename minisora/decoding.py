@@ -4,6 +4,7 @@ Formats are recognized by content, not by name; Pillow reads images, FFmpeg the 
 pixels are shown on white. What a damaged file holds before the damage is read, with a warning.
 """
 
+import io
 import itertools
 import math
 import os
@@ -36,11 +37,10 @@ if "avif" not in features.modules or not features.check("avif"):
     IMAGES -= {"AVIF"}  # Pillow has it since 11.3
 HOLD = 0.125  # seconds that a frame of an animation without durations is on screen
 # FFmpeg's formats; playlists are left out, since they open other files
-CONTAINERS = (
-    "aac,asf,avi,flac,flv,h264,hevc,ivf,m4v,matroska,mov,mp3,mpeg,mpegts,mpegvideo,ogg,wav"
-)
+CONTAINERS = "asf,avi,flac,flv,h264,hevc,ivf,m4v,matroska,mov,mp3,mpeg,mpegts,mpegvideo,ogg,wav"
 # the comment in film strips, and in webp files, which store a clip that stands still as an image
 MARK = "minisora: {} frames at {} fps"
+ALPHA = 0x10  # the flag of transparency in a webp's header
 DESCRIPTION = 0x010E  # the EXIF tag for it in webp
 BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 # the exceptions that PyAV and Pillow raise for damaged files
@@ -61,7 +61,10 @@ class Frame(NamedTuple):
 
 
 def decode(path: str | Path, wanted: Container[int] = EVERY) -> Iterator[Frame]:
-    """All frames; those with `wanted` numbers are converted to upright RGB."""
+    """All frames; those with `wanted` numbers are converted to upright RGB.
+
+    Warns of damage after the first frame. Raises InputError if no frame can be read.
+    """
     frame = None
     with open_file(path) as file:
         try:
@@ -75,7 +78,7 @@ def decode(path: str | Path, wanted: Container[int] = EVERY) -> Iterator[Frame]:
                 raise InputError(f"{path} cannot be read as a video: {reason}") from None
             length = f" of {frame.length:.2f}" if frame.length else ""
             warnings.warn(
-                f"{path} is damaged ({reason}): {frame.end:.2f}{length} s of it were read",
+                f"{path} is damaged ({reason}): read {frame.end:.2f}{length} s",
                 stacklevel=2,
             )
 
@@ -115,7 +118,10 @@ def raw_frames(file: BinaryIO) -> Iterator[Frame]:
 
 def open_image(file: BinaryIO) -> Any:
     """The image, not yet decoded, or None if Pillow does not know it."""
-    check_pixels(*webp_size(file.read(30)))  # Pillow allocates a canvas when it opens a webp
+    header = file.read(30)
+    check_pixels(*webp_size(header))  # Pillow allocates a canvas when it opens a webp
+    if header[8:16] == b"WEBPVP8X":  # then its canvas is transparent, whatever its flag says
+        file = io.BytesIO(header[:20] + bytes([header[20] | ALPHA]) + header[21:] + file.read())
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -150,13 +156,15 @@ def still_frames(image: Any) -> Iterator[Frame]:
     """An image, or the clip that `write` made one: a film strip, or a frame that is held."""
     mark = re.fullmatch(MARK.format(r"([1-9]\d{0,8})", r"(\d+\.\d+)"), comment_of(image))
     count, fps = (int(mark[1]), float(mark[2])) if mark else (1, math.inf)
-    if image.format != "PNG" or image.width % count:
+    if image.format == "WEBP":
         yield Frame(0.0, count / fps, image)
-        return
-    width = image.width // count
-    for number in range(count):
-        part = image.crop((number * width, 0, (number + 1) * width, image.height))
-        yield Frame(number / fps, (number + 1) / fps, part)
+    elif count == 1 or image.width % count:
+        yield Frame(0.0, 0.0, image)
+    else:
+        width = image.width // count
+        for number in range(count):
+            part = image.crop((number * width, 0, (number + 1) * width, image.height))
+            yield Frame(number / fps, (number + 1) / fps, part)
 
 
 def comment_of(image: Any) -> str:
@@ -202,7 +210,9 @@ def video_frames(file: BinaryIO) -> Iterator[Frame]:
             if first is None:
                 first = raw.time or 0.0
                 length = (stream.duration or 0) * tick or (container.duration or 0) / 1e6 - first
-            time = end if raw.time is None else raw.time - first
+            # avi has a fixed rate, and no times of reordered frames
+            is_timed = raw.time is not None and container.format.name != "avi"
+            time = raw.time - first if is_timed else end
             start = time if time >= start else end
             end = start + (raw.duration * tick or step)
             yield Frame(start, end, raw, min(tick, 0.001), max(0.0, length))

@@ -105,7 +105,10 @@ class FitCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         check_links(self.stage, args)
-        super().parse_arguments(parser, args)
+        try:
+            super().parse_arguments(parser, args)
+        except ValueError as error:  # a path with a NUL, say
+            raise InputError(f"a config cannot be read: {error!r:.200}") from None
         if path := self.config["fit"].ckpt_path:
             check_checkpoint(path)
 

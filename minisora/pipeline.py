@@ -1,6 +1,7 @@
 """Sora: prompts in, clips out. Joins text encoder, transformer, sampler and VAE."""
 
 import math
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,8 @@ class Sora:
             raise InputError(
                 f"{folder} is no whole model: its config.json lacks trained_on or defaults"
             )
+        if wrong := wrong_entries(config["trained_on"], config["defaults"]):
+            raise InputError(f"{folder} is damaged: its config.json has no usable {wrong[0]}")
         sora = cls(vae, text, dit, config["trained_on"], config["defaults"])
         sora.upsampler_folder = folder if "upsampler" in config else None
         return sora.to(torch.device(device) if device else best_device())
@@ -190,3 +193,37 @@ class Sora:
                 f"these weights make frames of {known}, got {high} x {wide}: the nearest is {h} x {w}"
             )
         return frames, high, wide
+
+
+def wrong_entries(trained_on: Any, defaults: Any) -> list[str]:
+    """The names of entries of a bundle that `Sora` cannot sample with."""
+    if not (isinstance(trained_on, dict) and isinstance(defaults, dict)):
+        return ["trained_on" if isinstance(defaults, dict) else "defaults"]
+
+    def are(name: str, is_good: Callable[[Any], bool]) -> bool:  # a list that is not empty
+        values = trained_on.get(name)
+        return isinstance(values, list) and bool(values) and all(map(is_good, values))
+
+    def is_number(name: str, low: float, high: float, kinds: tuple = (int, float)) -> bool:
+        return type(defaults.get(name)) in kinds and low <= defaults[name] <= high
+
+    good = {
+        "worlds": are("worlds", lambda world: isinstance(world, str)),
+        "sizes": are("sizes", is_size),
+        "durations": are("durations", is_length),
+        "num_inference_steps": is_number("num_inference_steps", 1, 10_000, (int,)),
+        "guidance_scale": is_number("guidance_scale", -100, 100),
+        "guidance_until": "guidance_until" not in defaults or is_number("guidance_until", 0, 1),
+        "shift": is_number("shift", 1e-3, 1e3),
+        "sampler": defaults.get("sampler") in list(SAMPLERS),
+    }
+    return [name for name in good if not good[name]]
+
+
+def is_size(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(is_length, value))
+
+
+def is_length(value: Any) -> bool:
+    """Whether it is a number of frames or pixels that `minisora fit` trains on."""
+    return type(value) is int and 1 <= value <= 4096

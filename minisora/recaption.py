@@ -62,7 +62,7 @@ def recaption_clips(
     source: ToyClips | OwnClips
     captioner = Captioner.from_pretrained(weights)
     if folder:
-        source = OwnClips(Path(folder), captioner.frames)
+        source = OwnClips(Path(folder), captioner.frames, captioner.size)
         head |= {"clips": len(source), "list": source.fingerprint}
     else:
         source = ToyClips(Mixture(worlds or {"shapes": 1.0}), clips, seed, wrong, typos)
@@ -125,14 +125,14 @@ class OwnClips:
     """Name, frames and human caption of each clip that a folder's captions.jsonl lists. A damaged
     clip has no frames; its name is kept in `unread`."""
 
-    def __init__(self, folder: Path, frames: int) -> None:
+    def __init__(self, folder: Path, frames: int, size: int) -> None:
         path = folder / "captions.jsonl"
         if not path.is_file():
             raise InputError(
                 f'{folder} has no captions.jsonl, lines of {{"file": ..., "caption": ...}}'
             )
         self.folder, self.rows = folder, read_lines(path, ("file", "caption"))
-        self.frames = frames
+        self.frames, self.size = frames, size
         self.unread: list[str] = []
         self.fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
         missing = [row["file"] for row in self.rows if not (folder / row["file"]).is_file()]
@@ -147,7 +147,7 @@ class OwnClips:
     def __getitem__(self, number: int) -> tuple[str | int, np.ndarray | None, str]:
         row = self.rows[number]
         try:
-            clip = video.sample(self.folder / row["file"], self.frames)
+            clip = video.sample(self.folder / row["file"], self.frames, self.size)
         except InputError as error:
             warnings.warn(f"{error}; its human caption is kept", stacklevel=2)
             self.unread.append(row["file"])

@@ -260,9 +260,8 @@ class DiTTraining(Training):
         eps = torch.randn(tokens.shape, generator=generator).to(tokens)  # (B, N, P)
         dropped = torch.rand(len(tokens), generator=generator) < self.text_drop  # (B,)
         pairs = zip(dropped, batch["captions"], strict=True)
-        text = self.text(
-            ["" if drop else caption for drop, caption in pairs]
-        )  # (B, L, text width)
+        captions = ["" if drop else caption for drop, caption in pairs]
+        text = self.text(captions)  # (B, L, text width)
         prediction = self.dit(add_noise(tokens, eps, t), t, text, positions)  # (B, N, P)
         loss = flow_loss(prediction, tokens, eps, t, self.dit.target).mean()
         self.log("loss", loss, prog_bar=True)

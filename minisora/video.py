@@ -5,6 +5,7 @@ Whatever `decode` knows is read, as a whole (`read`), in part (`sample`) or in a
 
 import itertools
 import math
+import struct
 from bisect import bisect_right
 from collections.abc import Container, Iterator
 from fractions import Fraction
@@ -59,9 +60,9 @@ def read(path: str | Path, fps: float = FPS) -> np.ndarray:
 def sample(path: str | Path, count: int, size: int | None = None) -> np.ndarray:
     """At most `count` evenly spread frames of the clip at 8 fps, uint8 (K, H, W, 3).
 
-    They are `clip[spread(len(clip), count)]` of `clip = read(path)`, in memory for K frames: one
-    pass counts, another converts. With `size` they are resized to size x size, each pixel the mean
-    of its area. Warns and raises like `frames`.
+    They equal `clip[spread(len(clip), count)]` for `clip = read(path)`, but memory holds these K
+    frames alone: the first pass counts, the second converts. With `size` they are resized to
+    size x size, each pixel the mean of its area. Warns and raises like `frames`.
     """
     check_counts(1, count=count, size=1 if size is None else size)
     # ends[i]: the frames at 8 fps up to the end of the file's frame i
@@ -130,7 +131,8 @@ def write(path: str | Path, frames: np.ndarray, fps: float = FPS, scale: int = 1
     """Writes uint8 frames (T, H, W, 3), each pixel as scale x scale: a whole file or none.
 
     mp4: H.264; an odd side is repeated once, as sizes must be even. gif and webp loop. png: one
-    frame, or a strip from left to right. Raises InputError if the path cannot be written.
+    frame, or a strip from left to right with a comment by which `read` splits it. Raises
+    InputError if the path cannot be written, or if a frame or strip is too large to be read.
     """
     path = check_output(path)
     frames = np.asarray(frames)
@@ -147,8 +149,15 @@ def write(path: str | Path, frames: np.ndarray, fps: float = FPS, scale: int = 1
                 write_strip(partial, frames, fps)
             else:
                 write_animation(partial, frames, fps)
-    # Pillow's errors have no base
-    except (OSError, ValueError, RuntimeError, ArithmeticError, av.FFmpegError) as error:
+    # Pillow's errors have no base; those of old versions are struct's
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        OverflowError,
+        struct.error,
+        av.FFmpegError,
+    ) as error:
         raise InputError(f"cannot write {path}: {error}") from None
     return path
 

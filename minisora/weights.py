@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
-from minisora.errors import InputError
+from minisora.errors import InputError, check_counts
 from minisora.files import atomic, write_text
 
 Part = TypeVar("Part", bound=nn.Module)
@@ -51,7 +51,10 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         raise InputError(
             f"no weights in {folder}: it has no config.json; give a folder that `minisora fit` wrote"
         )
-    return upgrade(read_object(path))
+    try:
+        return upgrade(read_object(path))
+    except (TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"{path} is damaged: {error!r}") from None
 
 
 def upgrade(config: dict[str, Any]) -> dict[str, Any]:
@@ -63,6 +66,7 @@ def upgrade(config: dict[str, Any]) -> dict[str, Any]:
             path = "minisora.text.PretrainedEncoder" if pretrained else path
             new[name] = {"class": path, "config": config[name]}
     if old := new.pop("makes", None):
+        check_counts(1, 4096, num_frames=old["num_frames"])
         new["trained_on"] = {
             "worlds": ["pairs", "shapes"] if old.get("objects", 1) > 1 else ["shapes"],
             "sizes": [[old["height"], old["width"]]],
@@ -147,20 +151,37 @@ def load(folder: str | Path, name: str, kind: type[Part]) -> Part:
         raise InputError(f"{folder} holds no {name}: its config.json has {held}")
     if not path.is_file():
         raise InputError(f"no weights in {path}: the file is missing")
-    part = build(config[name], kind, Path(folder) / "config.json", name)
-    part.load_state_dict(read_tensors(path, part.state_dict()))
+    tensors = read_tensors(path)  # first, as its size bounds what is built
+    part = build(config[name], kind, Path(folder) / "config.json", name, path.stat().st_size)
+    part.load_state_dict(fitted(tensors, part.state_dict(), path))
     return part.eval().requires_grad_(False)
 
 
-def build(entry: dict[str, Any], kind: type[Part], source: Path, name: str) -> Part:
-    """The network that an entry {"class", "config"} of config.json describes, untrained."""
+def build(entry: dict[str, Any], kind: type[Part], source: Path, name: str, most: int) -> Part:
+    """The network that an entry {"class", "config"} of config.json describes, untrained. Raises
+    InputError, before it fills the memory, if it has more than `most` numbers."""
     try:
         with torch.random.fork_rng(devices=[]):  # loading weights must not shift other draws
-            return class_named(entry["class"], kind)(**entry["config"])
+            made, config = class_named(entry["class"], kind), entry["config"]
+            if (count := count_numbers(made, config)) > most:
+                raise InputError(
+                    f"{source} does not fit {name}.safetensors: the config needs "
+                    f"{count:,} numbers, the file has {most:,} bytes"
+                )
+            return made(**config)
     except InputError:
         raise
-    except (TypeError, KeyError, ValueError, AttributeError, RuntimeError) as error:
+    except Exception as error:  # values of wrong types can raise anything
         raise InputError(f"{source} does not fit this version ({name}): {error}") from None
+
+
+def count_numbers(kind: type[nn.Module], config: dict[str, Any]) -> int:
+    """The numbers that the network stores, counted without memory for them. 0 if they cannot be,
+    and for a frozen encoder, whose size is not the config's to choose."""
+    if "source" not in config:
+        with contextlib.suppress(Exception), torch.device("meta"):
+            return sum(value.numel() for value in kind(**config).state_dict().values())
+    return 0
 
 
 def class_named(path: str, kind: type[Part]) -> type[Part]:
@@ -178,15 +199,24 @@ def class_named(path: str, kind: type[Part]) -> type[Part]:
     return found
 
 
-def read_tensors(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a file in float32. Raises InputError if they are not the `expected` ones."""
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file. Raises InputError if it is damaged, or a number is not finite."""
     try:
-        tensors = {current_name(key, expected): value for key, value in load_file(path).items()}
+        tensors = load_file(path)
     except PermissionError:
         raise InputError(f"{path} cannot be read: there is no permission to") from None
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} is damaged ({error}): copy or train it again") from None
     check_finite(tensors, str(path))
+    return tensors
+
+
+def fitted(
+    tensors: dict[str, Tensor], expected: dict[str, Tensor], path: Path
+) -> dict[str, Tensor]:
+    """The tensors in float32 under their present names. Raises InputError if they are not the
+    `expected` ones."""
+    tensors = {current_name(key, expected): value for key, value in tensors.items()}
     for key in sorted(expected.keys() | tensors.keys()):
         if key not in tensors or key not in expected:
             problem = "missing" if key in expected else "not expected"

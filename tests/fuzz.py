@@ -14,6 +14,7 @@ import contextlib
 import copy
 import io
 import json
+import math
 import multiprocessing
 import os
 import random
@@ -257,11 +258,24 @@ def config_case(sources: Path, folder: Path, rng: random.Random) -> None:
     shutil.copytree(sources / "bundle", folder / "bundle")
     path = folder / "bundle" / "config.json"
     config = json.loads(path.read_text())
-    part = rng.choice([*config, *(name for name in config if "class" in config[name])])
-    config[part] = change(config, rng) if rng.random() < 0.1 else change(config[part], rng)
+    if rng.random() < 0.2:
+        config = as_old(config)
+    if rng.random() < 0.1:
+        config = change(config, rng)
+    else:
+        part = rng.choice(list(config))
+        config[part] = change(config[part], rng)
     text = json.dumps(config)
     path.write_bytes(change_text(text, rng) if rng.random() < 0.2 else text.encode())
     read_bundle(folder / "bundle")
+
+
+def as_old(config: dict[str, Any]) -> dict[str, Any]:
+    """The config as it was before it named classes."""
+    old = {name: entry.get("config", entry) for name, entry in config.items()}
+    old["makes"] = {"num_frames": 17, "height": 32, "width": 32, "objects": 1}
+    del old["trained_on"]
+    return old
 
 
 def tensors_case(sources: Path, folder: Path, rng: random.Random) -> None:
@@ -278,10 +292,12 @@ def tensors_case(sources: Path, folder: Path, rng: random.Random) -> None:
 
 
 def read_bundle(folder: Path) -> None:
-    """Loads every part of a bundle, and samples one clip."""
+    """Loads every part of a bundle, and samples a small clip."""
     for name, kind in PARTS.items():
         weights.load(folder, name, kind)
-    Sora.from_pretrained(folder)(PROMPT, num_inference_steps=1)
+    sora = Sora.from_pretrained(folder)
+    if math.prod(sora.default_shape) < 10**5:  # larger clips are slow, not wrong
+        sora(PROMPT, num_inference_steps=1)
 
 
 def own_clips_case(sources: Path, folder: Path, rng: random.Random) -> None:

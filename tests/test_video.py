@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from minisora import InputError, decoding, video, world
 from minisora.captioner import Captioner
@@ -22,7 +23,6 @@ STILL = next(
     for clip in (world.clip(0, index) for index in range(99))
     if clip.truth["motion"] == "standing still"
 )
-NOISE = np.random.default_rng(0).integers(256, size=(40, 16, 16, 3), dtype=np.uint8)
 
 SUFFIXES = pytest.mark.parametrize("suffix", [".mp4", ".gif", ".webp", ".png", ".MP4"])
 ANIMATIONS = pytest.mark.parametrize("suffix", [".gif", ".webp"])
@@ -117,8 +117,11 @@ def test_a_png_of_more_frames_is_a_film_strip(tmp_path: Path) -> None:
     assert np.array_equal(video.read(path), MOVING)
 
 
-def test_a_strip_that_does_not_say_so_is_one_image(tmp_path: Path) -> None:
-    Image.fromarray(np.concatenate(MOVING, axis=1)).save(tmp_path / "b.png")
+@pytest.mark.parametrize("comment", ["", "minisora: 999 frames at 8.0 fps", "minisora: 0 frames"])
+def test_a_strip_that_does_not_say_so_is_one_image(tmp_path: Path, comment: str) -> None:
+    info = PngInfo()
+    info.add_text("Comment", comment)
+    Image.fromarray(np.concatenate(MOVING, axis=1)).save(tmp_path / "b.png", pnginfo=info)
     assert video.read(tmp_path / "b.png").shape == (1, 32, 17 * 32, 3)
 
 
