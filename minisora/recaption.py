@@ -135,11 +135,14 @@ class OwnClips:
         self.frames, self.size = frames, size
         self.unread: list[str] = []
         self.fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
-        missing = [row["file"] for row in self.rows if not (folder / row["file"]).is_file()]
+        # unlike Path.is_file, isfile is false for names that are too long
+        missing = [row["file"] for row in self.rows if not os.path.isfile(folder / row["file"])]
         if not self.rows:
             raise InputError(f"{path} lists no clips")
         if missing:
-            raise InputError(f"{len(missing)} clips of {path} are missing, first {missing[0]}")
+            raise InputError(
+                f"{len(missing)} clips of {path} are missing, first {missing[0]:.100}"
+            )
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -303,7 +303,7 @@ def read_bundle(folder: Path) -> None:
 def own_clips_case(sources: Path, folder: Path, rng: random.Random) -> None:
     shutil.copytree(sources / "own", folder / "own")
     change_lines(folder / "own" / "captions.jsonl", rng)
-    clips = OwnClips(folder / "own", 5)
+    clips = OwnClips(folder / "own", frames=5, size=32)
     for number in range(len(clips)):
         clips[number]
 

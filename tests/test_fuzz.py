@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from minisora import InputError, Sora, fit
+from minisora.recaption import OwnClips
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the fuzz forks and reads /proc")
@@ -49,3 +50,10 @@ def test_a_training_config_with_a_nul_is_refused(tmp_path: Path) -> None:
     path.write_text('model: "\\0"\n')
     with pytest.raises(InputError, match="cannot be read"):
         fit.parse("vae", [f"--config={path}"])
+
+
+def test_a_list_of_clips_with_a_name_too_long_is_refused(tmp_path: Path) -> None:
+    row = {"file": "x" * 300, "caption": "a red circle"}
+    (tmp_path / "captions.jsonl").write_text(json.dumps(row))
+    with pytest.raises(InputError, match="are missing"):
+        OwnClips(tmp_path, frames=5, size=32)
