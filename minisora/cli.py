@@ -156,14 +156,16 @@ def sample_command(options: argparse.Namespace) -> None:
     frames, height, width = sora.resolve([prompt], *sizes)
     if not options.as_typed:
         prompt = completed(sora, prompt, options.seed, image=frames == 1)
-    warn_of_world(sora, prompt)
+    world, known = world_of_prompt(prompt), sora.trained_on["worlds"]
+    if world.name not in known:
+        message = f"trained on {', '.join(known)}, the prompt is about {world.name}"
+        warnings.warn(f"these weights were {message}", stacklevel=2)
     guidance = options.guidance_scale, options.negative_prompt
     generator = torch.Generator().manual_seed(options.seed)
     clip = sora(prompt, frames, height, width, options.steps, *guidance, generator)[0]
     minisora.video.write(out, clip, fps=8, scale=options.scale)
     size = f"{width * options.scale} x {height * options.scale}"
     print(f"{out}: {frames} frames of {size}, seed {options.seed}")
-    world = world_of_prompt(prompt)
     read = world.describe(clip)
     flaw = "" if read["clean"] else ", but the clip is not clean"
     print(f"the oracle sees {world.caption(read)}{flaw}")
@@ -187,14 +189,6 @@ def completed(sora: "minisora.Sora", prompt: str, seed: int, image: bool) -> str
     if full != prompt:
         print(f"completed prompt: {full}", flush=True)
     return full
-
-
-def warn_of_world(sora: "minisora.Sora", prompt: str) -> None:
-    """Warns if the prompt is about a world that the weights were not trained on."""
-    world, known = world_of_prompt(prompt).name, sora.trained_on["worlds"]
-    if world not in known:
-        message = f"these weights were trained on {', '.join(known)}, the prompt is about {world}"
-        warnings.warn(message, stacklevel=2)
 
 
 # fit
