@@ -278,7 +278,7 @@ def evaluate_command(options: argparse.Namespace) -> None:
     upsampler = minisora.Upsampler.from_pretrained()
     result = evaluate.score_model(sora, options.clips, options.seed, captioner, upsampler)
     result["weights"] = evaluate.fingerprints(options.weights)
-    print(report.report(result), flush=True)  # before writing, which may fail
+    print(report.all_tables(result), flush=True)  # before writing, which may fail
     head = {key: value for key, value in result.items() if key != "rows"}
     rows = ",\n ".join(json.dumps(row, allow_nan=False) for row in result["rows"])  # a line each
     write_text(out, json.dumps(head, indent=1)[:-2] + f',\n "rows": [\n {rows}\n]}}\n')

@@ -92,7 +92,7 @@ def reconstruction(rows: list[Row]) -> str:
     return f"Reconstruction of seen clips: {'; '.join(parts)}."
 
 
-def report(result: dict[str, Any]) -> str:
+def all_tables(result: dict[str, Any]) -> str:
     """All tables, as Markdown."""
     rows, clips = result["rows"], result["clips"]
     worlds = dict.fromkeys(row["world"] for row in rows)

@@ -18,7 +18,7 @@ from minisora.evaluate import (
     true_clips,
 )
 from minisora.metrics import captioner_rows
-from minisora.report import label, one, report, seen, select, summary
+from minisora.report import all_tables, label, one, seen, select, summary
 from minisora.weights import shipped
 
 CLIPS = 4
@@ -191,8 +191,8 @@ def test_the_summary_shows_shares_with_their_intervals(result: dict) -> None:
     assert lines(summary(result))[1][1] == "0.0 (0.0-49.0)"
 
 
-def test_the_report_begins_with_the_summary(result: dict) -> None:
-    assert report(result).startswith(summary(result))
+def test_the_tables_begins_with_the_summary(result: dict) -> None:
+    assert all_tables(result).startswith(summary(result))
 
 
 @pytest.mark.parametrize(
@@ -205,12 +205,12 @@ def test_the_report_begins_with_the_summary(result: dict) -> None:
         "| what the captioner says | ",
     ],
 )
-def test_the_report_has_a_table_for_each_world_and_judge(result: dict, part: str) -> None:
-    assert part in report(result)
+def test_the_tables_has_a_table_for_each_world_and_judge(result: dict, part: str) -> None:
+    assert part in all_tables(result)
 
 
 def test_an_image_has_no_score_of_motion(result: dict) -> None:
-    table = report(result).partition("| % right of 4, one object")[2]
+    table = all_tables(result).partition("| % right of 4, one object")[2]
     head, motion = table.partition("\n")[0], table.partition("\n| motion |")[2].partition("\n")[0]
     assert head.split("|")[4].strip() == "seen, images"
     assert motion.split("|")[3].strip() == ""

@@ -17,7 +17,7 @@ from minisora import weights
 from minisora.cli import main, parser
 from minisora.evaluate import fingerprints
 from minisora.fit import STAGES, parse
-from minisora.report import one, report, seen, select, summary
+from minisora.report import all_tables, one, seen, select, summary
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -47,9 +47,9 @@ def test_the_readmes_score_table_is_made_from_the_evaluation() -> None:
     assert summary(RESULT) in README
 
 
-@pytest.mark.parametrize("number", range(len(report(RESULT).split("\n\n"))))
+@pytest.mark.parametrize("number", range(len(all_tables(RESULT).split("\n\n"))))
 def test_the_model_card_has_every_table_of_the_evaluation(number: int) -> None:
-    assert report(RESULT).split("\n\n")[number] in MODEL_CARD
+    assert all_tables(RESULT).split("\n\n")[number] in MODEL_CARD
 
 
 def test_the_readme_is_short() -> None:
