@@ -191,7 +191,7 @@ def test_the_summary_shows_shares_with_their_intervals(result: dict) -> None:
     assert lines(summary(result))[1][1] == "0.0 (0.0-49.0)"
 
 
-def test_the_tables_begins_with_the_summary(result: dict) -> None:
+def test_the_tables_begin_with_the_summary(result: dict) -> None:
     assert all_tables(result).startswith(summary(result))
 
 
@@ -205,7 +205,7 @@ def test_the_tables_begins_with_the_summary(result: dict) -> None:
         "| what the captioner says | ",
     ],
 )
-def test_the_tables_has_a_table_for_each_world_and_judge(result: dict, part: str) -> None:
+def test_there_is_a_table_for_each_world_and_judge(result: dict, part: str) -> None:
     assert part in all_tables(result)
 
 
