@@ -12,7 +12,7 @@ from conftest import fit
 from minisora import InputError, Sora, world
 from minisora.cli import main
 from minisora.evaluate import score_model
-from minisora.report import report
+from minisora.report import all_tables
 from minisora.world import WORLDS, Clip, World
 
 # The world: a lamp fills the picture with its color
@@ -113,7 +113,7 @@ def test_an_evaluation_has_a_row_for_each_score(result: dict) -> None:
 
 
 def test_an_evaluation_is_shown_as_tables(result: dict) -> None:
-    assert "| % right of 3, lamp | seen |" in report(result)
+    assert "| % right of 3, lamp | seen |" in all_tables(result)
 
 
 def test_the_oracle_of_the_world_reads_a_sampled_clip(
