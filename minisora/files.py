@@ -60,15 +60,15 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 @contextmanager
-def locked(path: str | Path, wait: bool = False) -> Iterator[None]:
+def locked(path: str | Path) -> Iterator[None]:
     """Holds `path` (a file or a folder, there or not) for this process while the block runs.
 
-    Raises InputError if another process holds it, or waits for that process to end.
+    Raises InputError if another process holds it.
     """
     path = Path(path)
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
-        lock.acquire(timeout=-1 if wait else 0)
+        lock.acquire(timeout=0)
     except Timeout:
         raise InputError(
             f"{path} is being written by another process: wait for it, or name another"
