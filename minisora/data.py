@@ -8,7 +8,9 @@ clip.
 
 import itertools
 import json
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from minisora import draws, weights
+from minisora.canvas import MODES, draw, draw_mode
 from minisora.device import autocast, best_device
 from minisora.draws import Ranks
 from minisora.errors import InputError, check_counts, check_seed, check_shares
@@ -92,6 +95,14 @@ class Steps(Dataset):
         return {"step": step, **self.batch(step)}
 
 
+@dataclass(frozen=True)
+class Bucket:
+    """What the clips of one step have in common, so that they form one tensor."""
+
+    size: int  # its number in `ClipData.sizes`
+    frames: int
+
+
 class View:
     """What a network is shown of the clips. `validation_split` is the split that it is validated
     on."""
@@ -107,16 +118,27 @@ class View:
     def batch(self, data: "ClipData", step: int) -> dict[str, Any]:
         raise NotImplementedError
 
-    def durations(self, num_frames: int) -> list[int]:
-        """The clip lengths, in frames, that are trained on."""
-        return [num_frames]
+    def durations(self, num_frames: int) -> dict[int, float]:
+        """The clip lengths, in frames, that are trained on, with the share of steps of each."""
+        return {num_frames: 1.0}
+
+    def batch_size(self, data: "ClipData", bucket: Bucket) -> int:
+        """Clips in a step of this bucket."""
+        return data.batch_size
+
+    @property
+    def modes(self) -> list[str]:
+        """What may be given, see `canvas.MODES`."""
+        return ["text"]
 
 
 class ClipData(StepData):
     """Clips of a mixture of worlds, seen through `view`.
 
-    `worlds` gives each world its share of the clips. `clips` of them are rendered when training
-    starts. Validation draws `validation_clips` others, from the split that the view names.
+    `worlds` gives each world its share of the clips. `clips` of them, of `num_frames` frames, are
+    rendered when training starts, equally many of each of the `sizes` [height, width]. Each step
+    draws one size and, if the view says so, one length. Validation draws `validation_clips` others
+    of the first size, from the split that the view names.
     """
 
     def __init__(
@@ -127,8 +149,7 @@ class ClipData(StepData):
         batch_size: int = 16,
         seed: int = 0,
         num_frames: int = 17,
-        height: int = 32,
-        width: int = 32,
+        sizes: list[list[int]] | None = None,
         validation_clips: int = 64,
     ) -> None:
         super().__init__(worlds, batch_size, seed)
@@ -138,35 +159,44 @@ class ClipData(StepData):
                 f"data.num_frames must be 1 + 4k, got {num_frames}: the nearest is {near}"
             )
         check_counts(1, 10**7, clips=clips, validation_clips=validation_clips)
-        check_counts(1, 4096, num_frames=num_frames, height=height, width=width)
+        check_counts(1, 4096, num_frames=num_frames)
         self.view, self.clips, self.validation_clips = view, clips, validation_clips
-        self.shape = (num_frames, height, width)
+        self.num_frames, self.sizes = num_frames, checked_sizes(sizes or [[32, 32]], clips)
         view.check(self)
 
     @property
     def trained_on(self) -> dict[str, Any]:
         """What a model that is trained on these clips has seen."""
-        num_frames, height, width = self.shape
         return {
             "worlds": self.source.names,
-            "sizes": [[height, width]],
-            "durations": self.view.durations(num_frames),
-            "modes": ["text"],
+            "sizes": [list(size) for size in self.sizes],
+            "durations": sorted(self.view.durations(self.num_frames)),
+            "modes": self.view.modes,
             "fps": FPS,
         }
 
+    @property
+    def usual(self) -> Bucket:
+        """The first size and the most frequent length: what is validated on."""
+        durations = self.view.durations(self.num_frames)
+        return Bucket(0, max(durations, key=lambda frames: (durations[frames], frames)))
+
     def check_sizes(self, multiple: int) -> None:
         """Raises InputError if frames are not cut evenly by patches of `multiple` pixels."""
-        _, height, width = self.shape
-        if height % multiple or width % multiple:
-            raise InputError(
-                f"data.height and data.width must be multiples of {multiple}, got {height} and {width}"
-            )
+        for height, width in self.sizes:
+            if height % multiple or width % multiple:
+                raise InputError(
+                    f"data.sizes must be multiples of {multiple}, got {height} x {width}"
+                )
 
     def clip(self, index: int, num_frames: int | None = None) -> Clip:
         """Training clip number `index`, or its first frames."""
-        length, height, width = self.shape
-        return self.source.clip(self.seed, index, num_frames or length, height, width)
+        size = self.sizes[index % len(self.sizes)]
+        return self.source.clip(self.seed, index, num_frames or self.num_frames, *size)
+
+    def numbers(self, size: int) -> np.ndarray:
+        """The clips of size number `size`."""
+        return np.arange(size, self.clips, len(self.sizes))
 
     def setup(self, stage: str) -> None:
         self.view.prepare(self)
@@ -174,16 +204,46 @@ class ClipData(StepData):
     def batch(self, step: int) -> dict[str, Any]:
         return self.view.batch(self, step)
 
+    def bucket(self, step: int) -> Bucket:
+        """Size and length of the clips of this step, the same on every rank."""
+        durations = self.view.durations(self.num_frames)
+        drawn = torch.rand(2, generator=draws.generator("length", self.seed, step)).tolist()
+        return Bucket(int(drawn[1] * len(self.sizes)), pick(durations, drawn[0]))
+
     def indices(self, step: int) -> np.ndarray:
         """The clips of this step on this rank."""
-        ranks = self.ranks
-        return batch_indices(self.clips, self.batch_size, self.seed, step, ranks.rank, ranks.count)
+        bucket, ranks = self.bucket(step), self.ranks
+        numbers, batch = self.numbers(bucket.size), self.view.batch_size(self, bucket)
+        at = (batch, self.seed, step, ranks.rank, ranks.count)
+        return numbers[batch_indices(len(numbers), *at)]
 
     def val_dataloader(self) -> DataLoader:
         """Batches of {"video", "truths", "captions", "worlds"}, the same on every rank."""
-        seed, where = self.seed + VALIDATION_SEED, (*self.shape, self.view.validation_split)
+        seed = self.seed + VALIDATION_SEED
+        where = (self.usual.frames, *self.sizes[0], self.view.validation_split)
         clips = [self.source.clip(seed, i, *where) for i in range(self.validation_clips)]
         return DataLoader(clips, batch_size=32, collate_fn=collate)  # type: ignore[arg-type]
+
+
+def checked_sizes(sizes: list[list[int]], clips: int) -> list[tuple[int, int]]:
+    """The sizes as tuples. Raises InputError for impossible ones, and if one would get no clip."""
+    for size in sizes:
+        if len(size) != 2:
+            raise InputError(f"data.sizes holds [height, width] each, got {size}")
+        check_counts(1, 4096, height=size[0], width=size[1])
+    if clips < len(sizes):
+        raise InputError(f"{clips} clips are too few for {len(sizes)} sizes: set data.clips")
+    return [(height, width) for height, width in sizes]
+
+
+def pick(shares: dict[int, float], drawn: float) -> int:
+    """The key of a uniform number in [0, 1): each has its share of the interval."""
+    drawn *= sum(shares.values())
+    for key, share in shares.items():
+        drawn -= share
+        if drawn < 0:
+            return key
+    return key
 
 
 def collate(clips: list[Clip]) -> dict[str, Any]:
@@ -200,22 +260,38 @@ class Pixels(View):
     """Batches of {"video": (B, 3, T, H, W) in [-1, 1]}."""
 
     def prepare(self, data: ClipData) -> None:
-        clips = tqdm(range(data.clips), "rendering", unit="clip")
-        self.frames = np.stack([data.clip(i).frames for i in clips])  # uint8 (clips, T, H, W, 3)
+        bar = tqdm(total=data.clips, desc="rendering", unit="clip")
+        self.frames = []  # for each size uint8 (clips, T, H, W, 3)
+        for size in range(len(data.sizes)):
+            clips = []
+            for i in data.numbers(size):
+                clips.append(data.clip(i).frames)
+                bar.update()
+            self.frames.append(np.stack(clips))
+        bar.close()
 
     def batch(self, data: ClipData, step: int) -> dict[str, Any]:
-        return {"video": to_pixels(self.frames[data.indices(step)])}
+        rows = data.indices(step) // len(data.sizes)
+        return {"video": to_pixels(self.frames[data.bucket(step).size][rows])}
 
 
 class EncodedView(View):
     """What views through a trained VAE share: the VAE of the bundle `vae`, held-out validation
-    clips, and one length a step: with chance `shorter`, clips are cut to fewer groups of frames."""
+    clips, and one length a step.
+
+    `lengths` gives each length of clips, in frames, its share of the steps. The default: 85% of the
+    steps have whole clips, the others clips of 1, 5, 9, ... frames.
+    """
 
     validation_split = "held_out"
 
-    def __init__(self, vae: str, shorter: float) -> None:
-        check_shares(shorter=shorter)
-        self.vae, self.shorter = weights.load(vae, "vae", VAE), shorter
+    def __init__(self, vae: str, lengths: dict[int, float] | None) -> None:
+        for frames, share in (lengths or {}).items():
+            check_counts(1, 4096, frames=frames)
+            check_shares(share=share)
+            if frames % GROUP != 1:
+                raise InputError(f"data.view.lengths are 1 + 4k frames, got {frames}")
+        self.vae, self.lengths = weights.load(vae, "vae", VAE), lengths
 
     @property
     def channels(self) -> int:
@@ -223,65 +299,150 @@ class EncodedView(View):
 
     def check(self, data: ClipData) -> None:
         data.check_sizes(self.vae.space)
+        longest = max(self.durations(data.num_frames))
+        if longest > data.num_frames:
+            raise InputError(
+                f"data.view.lengths has {longest} frames, clips have {data.num_frames}: "
+                "set data.num_frames"
+            )
+        for world in data.source.worlds:
+            for frames in self.durations(data.num_frames):
+                if data.source.shares[world.name] and 1 < frames < world.shows_all:
+                    raise InputError(
+                        f"clips of the world {world.name} are cut to 1 frame or to {world.shows_all} "
+                        f"or more, not to {frames}: set data.view.lengths"
+                    )
 
-    def durations(self, num_frames: int) -> list[int]:
-        return list(range(1, num_frames + 1, GROUP)) if self.shorter else [num_frames]
+    def durations(self, num_frames: int) -> dict[int, float]:
+        if self.lengths:
+            return {frames: share for frames, share in self.lengths.items() if share}
+        shorter = range(1, num_frames, GROUP)
+        if not shorter:
+            return {num_frames: 1.0}
+        return {num_frames: 0.85} | {frames: 0.15 / len(shorter) for frames in shorter}
 
-    def groups(self, data: ClipData, step: int) -> int:
-        """Groups of frames in the clips of this step, the same on every rank. A clip of g groups
-        has 1 + 4 (g - 1) frames."""
-        whole = 1 + (data.shape[0] - 1) // GROUP
-        drawn = torch.rand(2, generator=draws.generator("length", data.seed, step))
-        return 1 + int(drawn[1] * (whole - 1)) if drawn[0] < self.shorter else whole
+    def captions_of(self, data: ClipData, index: int) -> dict[int, str]:
+        """The caption of clip number `index` at each length. It names what such a clip shows."""
+        world, whole = data.source.world_of(data.seed, index), data.clip(index).caption
+        return {
+            frames: whole if frames >= world.shows_all else data.clip(index, frames).caption
+            for frames in self.durations(data.num_frames)
+        }
 
 
 class Latents(EncodedView):
-    """Batches of {"latents": (B, C, t, h, w), "captions"} from the trained VAE in `vae`.
+    """Batches of {"latents": (B, C, t, h, w), "captions", "modes", "start": (B,)} from the trained
+    VAE in `vae`.
 
-    A latent is a picture of its own group of frames, so the first latents of a clip are a shorter
-    clip, and the first alone is an image. For the first `ordered_steps` optimizer steps captions
-    name the upper or left object first; later, either. `captions` is a file that `minisora
-    recaption` wrote for these clips; its captions replace the world's own, for images too.
+    A latent is a picture of its own group of frames, so any latents in a row are a clip, and the
+    first alone is an image. For the first `ordered_steps` optimizer steps captions name the upper
+    or left object first; later, either. `captions` is a file that `minisora recaption` wrote for
+    these clips; its captions replace the world's own, for images too.
+
+    A share `known` of the clips has known tokens: "modes" names what is given (see `canvas.MODES`;
+    "text": nothing). Those clips are cut from anywhere in the whole clip, half of them without the
+    latent of one frame that every clip begins with; "start" is 1 for these, else 0.
     """
 
     def __init__(
-        self, vae: str, shorter: float = 0.2, ordered_steps: int = 0, captions: str | None = None
+        self,
+        vae: str,
+        lengths: dict[int, float] | None = None,
+        known: float = 0.0,
+        ordered_steps: int = 0,
+        captions: str | None = None,
     ) -> None:
-        super().__init__(vae, shorter)
-        self.ordered_steps, self.caption_file = ordered_steps, captions
+        super().__init__(vae, lengths)
+        check_shares(known=known)
+        self.known, self.ordered_steps, self.caption_file = known, ordered_steps, captions
+
+    @property
+    def modes(self) -> list[str]:
+        return ["text", *(name for name, mode in MODES.items() if self.known and mode.share)]
 
     def check(self, data: ClipData) -> None:
         super().check(data)
         if self.caption_file:
             read_captions_for(data, self.caption_file)
 
+    def batch_size(self, data: ClipData, bucket: Bucket) -> int:
+        """As many clips as have the latents of `data.batch_size` usual ones, at least one."""
+
+        def latents(bucket: Bucket) -> int:
+            return math.prod(data.sizes[bucket.size]) * (1 + (bucket.frames - 1) // GROUP)
+
+        return max(1, round(data.batch_size * latents(data.usual) / latents(bucket)))
+
     def prepare(self, data: ClipData) -> None:
-        device = data.trainer.strategy.root_device if data.trainer else best_device()
-        self.vae.to(device)
-        latents, self.captions, self.image_captions = [], [], []
+        self.device = data.trainer.strategy.root_device if data.trainer else best_device()
+        self.vae.to(self.device)
+        self.captions: list[dict[int, str]] = [{} for _ in range(data.clips)]  # by length
+        # by size: the latents (clips, C, t, h, w), and each group's last frame alone, likewise
+        self.latents, self.images = [], []
         bar = tqdm(total=data.clips, desc="rendering and encoding", unit="clip")
-        for start in range(0, data.clips, 64):
-            indices = range(start, min(start + 64, data.clips))
-            clips = [data.clip(i) for i in indices]
-            with torch.inference_mode(), autocast(device):
-                video = to_pixels(np.stack([clip.frames for clip in clips])).to(device)
-                latents.append(self.vae.encode(video).to("cpu", torch.float16))  # (64, C, t, h, w)
-            self.captions += [clip.caption for clip in clips]
-            self.image_captions += [data.clip(i, num_frames=1).caption for i in indices]
-            bar.update(len(indices))
+        for size in range(len(data.sizes)):
+            parts = [
+                self.encode(data, part, bar)
+                for part in np.array_split(data.numbers(size), math.ceil(data.clips / 64))
+                if len(part)
+            ]
+            latents, images = zip(*parts, strict=True)
+            self.latents.append(torch.cat(latents))
+            self.images.append(torch.cat(images))
         bar.close()
-        self.latents = torch.cat(latents)  # (clips, C, t, h, w)
         if self.caption_file:
-            self.captions = self.image_captions = read_captions_for(data, self.caption_file)
+            given = read_captions_for(data, self.caption_file)
+            lengths = self.durations(data.num_frames)
+            self.captions = [dict.fromkeys(lengths, caption) for caption in given]
+
+    def encode(self, data: ClipData, indices: np.ndarray, bar: tqdm) -> tuple[Tensor, Tensor]:
+        """Latents (64, C, t, h, w) of clips, and those of each group's last frame as an image,
+        which are left out, t = 0, if no clip has known tokens."""
+        clips = [data.clip(i) for i in indices]
+        for i in indices:
+            self.captions[i] = self.captions_of(data, i)
+        video = to_pixels(np.stack([clip.frames for clip in clips])).to(self.device)
+        lasts = video[:, :, ::GROUP] if self.known else video[:, :, :0]  # (64, 3, t, H, W)
+        with torch.inference_mode(), autocast(self.device):
+            latents = self.vae.encode(video)  # (64, C, t, h, w)
+            images = [self.vae.encode(frame[:, :, None]) for frame in lasts.unbind(2)]
+        bar.update(len(indices))
+        alone = torch.cat([latents[:, :, :0], *images], dim=2)  # (64, C, t or 0, h, w)
+        return latents.to("cpu", torch.float16), alone.to("cpu", torch.float16)
 
     def batch(self, data: ClipData, step: int) -> dict[str, Any]:
-        indices, groups = data.indices(step), self.groups(data, step)
-        source = self.image_captions if groups == 1 else self.captions
-        captions = [source[i] for i in indices]
+        bucket, indices = data.bucket(step), data.indices(step)
+        captions = [self.captions[i][bucket.frames] for i in indices]
         if data.steps_before(step) < self.ordered_steps:
             captions = [language.in_order(caption) for caption in captions]
-        latents: Tensor = self.latents[indices, :, :groups].float()  # (B, C, groups, h, w)
-        return {"latents": latents, "captions": captions}
+        generator = draws.generator("window", data.seed, step, data.ranks.rank)
+        groups = 1 + (bucket.frames - 1) // GROUP
+        modes = [draw_mode(groups, self.known, generator) for _ in indices]
+        windows = [
+            self.window(bucket.size, i // len(data.sizes), groups, mode, generator)
+            for i, mode in zip(indices, modes, strict=True)
+        ]
+        latents, start = zip(*windows, strict=True)
+        return {
+            "latents": torch.stack(latents).float(),  # (B, C, t, h, w)
+            "captions": captions,
+            "modes": modes,
+            "start": torch.tensor(start),  # (B,)
+        }
+
+    def window(
+        self, size: int, row: int, groups: int, mode: str, generator: torch.Generator
+    ) -> tuple[Tensor, int]:
+        """The latents (C, t, h, w) of `groups` groups of a clip, and 0 if the first has one frame,
+        else 1."""
+        whole = self.latents[size][row]  # (C, t, h, w)
+        if not MODES[mode].anywhere:
+            return whole[:, :groups], 0
+        first = draw(0, whole.shape[1] - groups, generator)
+        if first and draw(0, 1, generator):
+            return whole[:, first : first + groups], 1
+        image = self.images[size][row][:, first : first + 1]  # (C, 1, h, w)
+        return torch.cat([image, whole[:, first + 1 : first + groups]], dim=1), 0
 
 
 class Captions(EncodedView):
@@ -292,27 +453,30 @@ class Captions(EncodedView):
     validation, which captions clips also after they went through it.
     """
 
-    def __init__(self, vae: str, shorter: float = 0.2, short_steps: int = 300) -> None:
-        super().__init__(vae, shorter)
+    def __init__(
+        self, vae: str, lengths: dict[int, float] | None = None, short_steps: int = 300
+    ) -> None:
+        super().__init__(vae, lengths)
         self.short_steps = short_steps
 
     def prepare(self, data: ClipData) -> None:
-        self.frames = np.empty((data.clips, *data.shape, 3), np.uint8)
-        self.captions, self.image_captions, self.short_captions = [], [], []
+        self.frames: list[np.ndarray] = []
+        self.captions: list[dict[int, str]] = []  # by length
+        self.short_captions: list[str] = []
         for i in tqdm(range(data.clips), "rendering", unit="clip"):
-            clip, image = data.clip(i), data.clip(i, num_frames=1)
-            self.frames[i] = clip.frames
-            self.captions.append(language.in_order(clip.caption))
-            self.image_captions.append(language.in_order(image.caption))
+            clip = data.clip(i)
+            self.frames.append(clip.frames)  # uint8 (T, H, W, 3)
+            captions = self.captions_of(data, i).items()
+            self.captions.append({frames: language.in_order(text) for frames, text in captions})
             self.short_captions.append(clip.short_caption)
 
     def batch(self, data: ClipData, step: int) -> dict[str, Any]:
-        indices, groups = data.indices(step), self.groups(data, step)
-        captions = self.image_captions if groups == 1 else self.captions
+        indices, frames = data.indices(step), data.bucket(step).frames
+        captions = [self.captions[i][frames] for i in indices]
         if data.steps_before(step) < self.short_steps:
-            captions, groups = self.short_captions, 1 + (data.shape[0] - 1) // GROUP
-        clips = self.frames[indices, : 1 + GROUP * (groups - 1)]  # (B, T, H, W, 3)
-        return {"clips": torch.from_numpy(clips), "captions": [captions[i] for i in indices]}
+            captions, frames = [self.short_captions[i] for i in indices], data.num_frames
+        clips = np.stack([self.frames[i][:frames] for i in indices])  # (B, T, H, W, 3)
+        return {"clips": torch.from_numpy(clips), "captions": captions}
 
 
 class PromptData(StepData):
@@ -377,11 +541,10 @@ def read_captions_for(data: ClipData, path: str) -> list[str]:
             f"{path} holds {len(captions)} captions of clips with {held}, "
             f"the training needs {data.clips} with {needed}"
         )
-    _, height, width = data.shape
-    square = [data.source.clip(data.seed, i, data.shape[0]).caption for i in range(20)]
+    square = [data.source.clip(data.seed, i, data.num_frames).caption for i in range(20)]
     if square != [data.clip(i).caption for i in range(20)]:
         raise InputError(
-            f"{path} describes square clips, and objects stand elsewhere in frames of "
-            f"{height} x {width}: set data.height and data.width to one number"
+            f"{path} describes square clips, and objects stand elsewhere in others: "
+            "set data.sizes to square ones"
         )
     return captions[: data.clips]

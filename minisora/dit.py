@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from minisora.attention import MLP, Attention, rotary_frequencies, rotation_factors
 from minisora.errors import InputError, check_counts, check_sizes
 from minisora.flow import Target, to_velocity
-from minisora.patches import Grid
+from minisora.patches import MIDDLE, Grid
 
 SIZES = {  # width, depth, heads; capital letters are the sizes of the DiT paper
     "tiny": (64, 2, 2), "toy": (96, 6, 3), "laptop": (192, 4, 6),
@@ -121,6 +121,7 @@ class DiT(nn.Module):
         self.register_buffer("frequencies", rotary_frequencies(width // heads), persistent=False)
         self.embed = nn.Linear(channels * math.prod(patch), width)
         self.position_embed = nn.Linear(3 * 16, width)
+        self.scale_embed = nn.Linear(2 * 16 + 2, width)
         self.time = nn.Sequential(nn.Linear(128, width), nn.SiLU(), nn.Linear(width, width))
         self.text = nn.Linear(text_width, width) if pooled else None
         self.blocks = nn.ModuleList(DiTBlock(width, heads, text_width) for _ in range(depth))
@@ -139,25 +140,37 @@ class DiT(nn.Module):
         for block in self.modules():
             if isinstance(block, DiTBlock):
                 nn.init.zeros_(block.modulation.weight)
-        # and a zero head makes the untrained model predict zero
-        for layer in (self.modulation, self.head):
+        # a zero head makes the untrained model predict zero; the scale joins in training
+        for layer in (self.modulation, self.head, self.scale_embed):
             nn.init.zeros_(layer.weight)
 
     def forward(self, x: Tensor, t: Tensor, text: Tensor, positions: Tensor) -> Tensor:
         """Predicts the target of every token.
 
         x: tokens (B, N, P); t: noise levels, (B,) or (B, N) per token; text: states (B, L, text
-        width); positions: (t, h, w) in patches, (N, 3) or (B, N, 3). Returns (B, N, P).
+        width); positions: as `patches.positions` gives them, (N, 5) or (B, N, 5). Returns
+        (B, N, P).
         """
         conditioning, level_index = self.conditioning(t, text)  # (K, D), (B, 1) or (B, N)
-        factors = rotation_factors(positions, self.frequencies)  # ([B,] N, head width / 2)
-        waves = fourier(positions, 8, longest=32.0).flatten(-2)  # ([B,] N, 48)
-        x = self.embed(x) + self.position_embed(waves)  # (B, N, D)
+        where, picture = positions[..., :3], positions[..., 3:]  # ([B,] N, 3), ([B,] N, 2)
+        factors = rotation_factors(where, self.frequencies)  # ([B,] N, head width / 2)
+        x = self.embed(x) + self.embed_positions(where, picture)  # (B, N, D)
         for block in self.blocks:
             x = block(x, conditioning, level_index, factors, text)  # (B, N, D)
         modulation = self.modulation(conditioning)[level_index]  # (B, 1 or N, 2 D)
         shift, scale = modulation.chunk(2, dim=-1)  # (B, 1 or N, D) each
         return self.head(modulate(norm(x), shift, scale))  # (B, N, P)
+
+    def embed_positions(self, where: Tensor, picture: Tensor) -> Tensor:
+        """What is added to each token, ([B,] N, D): where it stands, in patches (..., N, 3) and as
+        a share of the shorter side of its picture (..., N, 2), and how large the picture is."""
+        waves = fourier(where, 8, longest=32.0).flatten(-2)  # (..., N, 48)
+        shares = (where[..., 1:] - MIDDLE) / picture.amin(
+            -1, keepdim=True
+        )  # (..., N, 2), from -1/2 to 1/2
+        share_waves = fourier(8 * shares, 8, longest=32.0).flatten(-2)  # (..., N, 32)
+        scale = torch.cat([share_waves, picture.log()], dim=-1)  # (..., N, 34)
+        return self.position_embed(waves) + self.scale_embed(scale)  # (..., N, D)
 
     def conditioning(self, t: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         """The vectors of all distinct (clip, level), (K, D), and each token's index, (B, 1 or N).

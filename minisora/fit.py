@@ -68,7 +68,6 @@ RENAMED = {
     "--model.steps": "--model.num_inference_steps",
     "--data.vae": "--data.view.vae",
     "--data.captions": "--data.view.captions",
-    "--data.shorter": "--data.view.shorter",
     "--data.ordered_steps": "--data.view.ordered_steps",
 }
 

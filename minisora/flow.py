@@ -5,6 +5,7 @@ data and 1 for noise. Sources: Liu et al., "Flow Straight and Fast" (2022); Esse
 Rectified Flow Transformers" (SD3, 2024).
 """
 
+import math
 from typing import Literal
 
 import torch
@@ -49,6 +50,12 @@ def shift_levels(t: Tensor, shift: float) -> Tensor:
     return shift * t / (1 + (shift - 1) * t)
 
 
+def shift_for(tokens: int, reference: int) -> float:
+    """The shift that makes up for a clip of more tokens, sqrt(tokens / reference): the same noise
+    hides less of it, since its tokens repeat each other. Source: SD3, equation 23."""
+    return math.sqrt(tokens / reference)
+
+
 def draw_levels(
     count: int, generator: torch.Generator, mean: float = 0.0, deviation: float = 1.0
 ) -> Tensor:
@@ -56,15 +63,19 @@ def draw_levels(
     return torch.sigmoid(mean + deviation * torch.randn(count, generator=generator))
 
 
-def flow_loss(prediction: Tensor, x_0: Tensor, eps: Tensor, t: Tensor, target: Target) -> Tensor:
+def flow_loss(
+    prediction: Tensor, x_0: Tensor, eps: Tensor, target: Target, known: Tensor | None = None
+) -> Tensor:
     """Squared error of each clip, averaged over its unknown tokens: (B,).
 
-    Tokens at t = 0 are known and do not count. prediction, x_0, eps: (B, N, P); t: (B,) or (B, N).
+    prediction, x_0, eps: (B, N, P); known: (B, N), true for tokens that are given and do not count.
     """
     # in float32 even if the network computes in bfloat16
     error = prediction.float() - training_target(x_0, eps, target)  # (B, N, P)
     error = error.square().mean(-1)  # (B, N)
-    unknown = broadcast_levels(t > 0, error).expand_as(error).to(error.dtype)  # (B, N)
+    if known is None:
+        return error.mean(1)  # (B,)
+    unknown = (~known).to(error.dtype)  # (B, N)
     return (error * unknown).sum(1) / unknown.sum(1).clamp(min=1)  # (B,)
 
 

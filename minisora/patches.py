@@ -1,4 +1,4 @@
-"""Spacetime patches: latents become a sequence of tokens with positions (t, h, w).
+"""Spacetime patches: latents become a sequence of tokens with positions.
 
 Sources: "Turning visual data into patches" in the Sora report; Dosovitskiy et al., "An Image is
 Worth 16x16 Words" (2020).
@@ -11,6 +11,7 @@ from torch import Tensor
 from minisora.errors import InputError
 
 Grid = tuple[int, int, int]  # sizes or counts along t, h, w
+MIDDLE = 1.5  # position of a picture's middle along h and w, so that 4 patches are at 0, 1, 2, 3
 
 
 def grid_of(latents_shape: tuple[int, int, int], patch: Grid) -> Grid:
@@ -41,17 +42,29 @@ def unpatchify(tokens: Tensor, grid: Grid, patch: Grid) -> Tensor:
     )
 
 
-def positions(grid: Grid, device: torch.device | None = None) -> Tensor:
-    """The position (t, h, w) of each token, counted in patches: (N, 3)."""
-    axes = [torch.arange(side, device=device, dtype=torch.float32) for side in grid]
-    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 3)  # (N, 3)
+def positions(grid: Grid, device: torch.device | None = None, start: int = 0) -> Tensor:
+    """Where each token stands, all in patches: (N, 5).
+
+    The columns are t, counted from `start`; h and w, such that the middle of every picture is at
+    `MIDDLE` and a wider picture only adds positions at its edges; and the height and width of the
+    picture.
+    """
+    t, height, width = grid
+    axes = [
+        torch.arange(t, device=device, dtype=torch.float32) + start,
+        torch.arange(height, device=device, dtype=torch.float32) - (height - 1) / 2 + MIDDLE,
+        torch.arange(width, device=device, dtype=torch.float32) - (width - 1) / 2 + MIDDLE,
+    ]
+    where = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 3)  # (N, 3)
+    picture = torch.tensor([height, width], device=device, dtype=torch.float32)  # (2,)
+    return torch.cat([where, picture.expand(len(where), 2)], dim=-1)  # (N, 5)
 
 
 def tokenize(latents: Tensor, patch: Grid) -> tuple[Tensor, Tensor]:
-    """Latents (B, C, t, h, w) -> tokens (B, N, P), positions (N, 3). Raises as `grid_of` does."""
+    """Latents (B, C, t, h, w) -> tokens (B, N, P), positions (N, 5). Raises as `grid_of` does."""
     t, h, w = latents.shape[2:]
     grid = grid_of((t, h, w), patch)
-    return patchify(latents, patch), positions(grid, latents.device)  # (B, N, P), (N, 3)
+    return patchify(latents, patch), positions(grid, latents.device)  # (B, N, P), (N, 5)
 
 
 def pack(sequences: list[Tensor]) -> tuple[Tensor, list[int]]:

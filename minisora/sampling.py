@@ -74,4 +74,19 @@ def guided(
     return guided_velocity
 
 
+def held(velocity: Velocity, known: Tensor) -> Velocity:
+    """Keeps known tokens as they are: their noise level is 0, and their velocity too.
+
+    velocity: of x (B, N, P) at levels (B, N); known: (B, N), or (1, N) for all clips.
+    """
+    if not known.any():
+        return velocity
+
+    def held_velocity(x: Tensor, t: Tensor) -> Tensor:
+        levels = t[:, None].expand(x.shape[:2]).masked_fill(known, 0.0)  # (B, N)
+        return velocity(x, levels).masked_fill(known[..., None], 0.0)  # (B, N, P)
+
+    return held_velocity
+
+
 SAMPLERS = {"euler": euler, "heun": heun}

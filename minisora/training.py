@@ -5,6 +5,7 @@ Every random draw is a function of (seed, step, rank), so a resumed run repeats 
 one to the bit.
 """
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,11 +17,12 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from minisora import draws, video, weights
+from minisora.canvas import MODES
 from minisora.captioner import Captioner
 from minisora.data import ClipData
 from minisora.dit import DiT
 from minisora.errors import InputError, check_counts, check_numbers, check_seed, check_shares
-from minisora.flow import add_noise, draw_levels, flow_loss
+from minisora.flow import add_noise, draw_levels, flow_loss, shift_for
 from minisora.metrics import oracle_scores, psnr
 from minisora.optim import MuonAdam, split_parameters
 from minisora.patches import grid_of, tokenize
@@ -127,24 +129,50 @@ class Training(L.LightningModule):
 
 class VAETraining(Training):
     """Trains the VAE on clips. It starts as the linear PCA of the clips' patches, which is kept as
-    the baseline. `kl_weight` weighs the KL divergence against the squared error."""
+    the baseline. `kl_weight` weighs the KL divergence against the squared error.
 
-    def __init__(self, vae: VAE, kl_weight: float = 1e-5, **options: Any) -> None:
+    `encoder` is a bundle whose encoder is kept as it is, so that its latents stay valid: the
+    decoder alone is trained.
+    """
+
+    def __init__(
+        self, vae: VAE, kl_weight: float = 1e-5, encoder: str | None = None, **options: Any
+    ) -> None:
         super().__init__(**options)
         check_numbers(0, 1000, kl_weight=kl_weight)
         self.vae, self.kl_weight = vae, kl_weight
+        self.given = weights.load(encoder, "vae", VAE) if encoder else None
+        if self.given:
+            self.keep_encoder(self.given)
+
+    def keep_encoder(self, given: VAE) -> None:
+        """Freezes the encoder at that of another VAE. Raises InputError if they differ in form."""
+        for name in ("channels", "space", "width", "depth"):
+            ours, theirs = self.vae.config[name], given.config[name]
+            if ours != theirs:
+                raise InputError(
+                    f"model.encoder holds another encoder: its {name} is {theirs}, not {ours}"
+                )
+        for name in ("encode_linear", "encoder"):
+            part = getattr(self.vae, name)
+            part.load_state_dict(getattr(given, name).state_dict())
+            part.requires_grad_(False)
 
     def check(self, data: ClipData) -> None:
         data.check_sizes(self.vae.space)
 
     def optimized(self) -> tuple[torch.nn.Module, list[torch.nn.Module]]:
-        return self.vae, [*self.vae.encoder[1:-1], *self.vae.decoder[1:-1]]
+        encoder: Any = [] if self.given else self.vae.encoder[1:-1]
+        return self.vae, [*encoder, *self.vae.decoder[1:-1]]
 
     def setup(self, stage: str) -> None:
         """Sets VAE and baseline to the PCA, before the model is moved to its device and before a
         checkpoint is restored."""
-        clips = to_pixels(self.trainer.datamodule.view.frames[:256])  # (256, 3, T, H, W)
-        self.vae.start_from_pca(clips)
+        clips = to_pixels(self.trainer.datamodule.view.frames[0][:256])  # (256, 3, T, H, W)
+        if self.given:
+            self.vae.decode_linear.load_state_dict(self.given.decode_linear.state_dict())
+        else:
+            self.vae.start_from_pca(clips)
         baseline = type(self.vae)(**self.vae.config)
         baseline.start_from_pca(clips)
         self.baseline = [baseline]  # in a list: it is not part of the checkpoint
@@ -172,6 +200,8 @@ class DiTTraining(Training):
 
     Noise levels are logit-normal with mean `t_mean` and standard deviation `t_deviation`; with
     `t_mean_end` the mean moves there in a straight line over the run, from layout to detail.
+    Clips of more than `base_tokens` tokens get more noise, those of fewer less (see
+    `flow.shift_for`), in training and in sampling; without `base_tokens` all get the same.
     `text_drop` is the share of clips trained without caption, for guidance. `start` is a bundle to
     start from. `num_inference_steps`, `guidance_scale`, `guidance_until` and `shift` are how
     validation samples, and the defaults of the exported model.
@@ -183,6 +213,7 @@ class DiTTraining(Training):
         dit: DiT,
         start: str | None = None,
         text_drop: float = 0.1,
+        base_tokens: int | None = None,
         t_mean: float = 0.5,
         t_deviation: float = 1.0,
         t_mean_end: float | None = None,
@@ -207,13 +238,16 @@ class DiTTraining(Training):
             self.start_from(Sora.from_pretrained(start, "cpu"))
         self.t_mean, self.t_deviation, self.text_drop = t_mean, t_deviation, text_drop
         self.t_mean_end = t_mean if t_mean_end is None else t_mean_end
-        self.defaults = {
+        self.defaults: dict[str, Any] = {
             "num_inference_steps": num_inference_steps,
             "guidance_scale": guidance_scale,
             "guidance_until": guidance_until,
             "shift": shift,
             "sampler": "euler",
         }
+        if base_tokens is not None:
+            check_counts(1, 10**6, base_tokens=base_tokens)
+            self.defaults["base_tokens"] = base_tokens
 
     def start_from(self, sora: Sora) -> None:
         """Loads every shared parameter; if the frozen encoders differ, the layers above them start
@@ -225,25 +259,24 @@ class DiTTraining(Training):
                 f"set model.text to PretrainedEncoder and model.text.source to {theirs}"
             )
         load_shared(self.dit, sora.dit)
-        if mine == theirs:
+        if mine == theirs and mine is None:
             self.text = with_vocabulary(self.text, sora.text)
+        elif mine == theirs:
             load_shared(self.text, sora.text)
 
     def check(self, data: ClipData) -> None:
         view: Any = data.view
-        frames, height, width = data.shape
         space, patch = view.vae.space, self.dit.patch
-        captions = [data.clip(i).caption for i in range(100)]
+        captions = [data.clip(i).caption for i in range(min(100, data.clips))]
         longest = max(captions, key=lambda caption: len(caption.split()))
         try:
             self.text([longest])
         except InputError as error:
             raise InputError(f'{error} or set model.text.length to more ("{longest}")') from None
-        grid_of((1 + (frames - 1) // GROUP, height // space, width // space), patch)
-        if view.shorter and patch[0] > 1:
-            raise InputError(
-                f"patches of {patch[0]} latents in time do not cut shorter clips: set data.view.shorter to 0"
-            )
+        for height, width in data.sizes:
+            for frames in view.durations(data.num_frames):
+                latents = (1 + (frames - 1) // GROUP, height // space, width // space)
+                grid_of(latents, patch)
 
     def optimized(self) -> tuple[torch.nn.Module, list[torch.nn.Module]]:
         return self, [*self.dit.blocks, *self.text.blocks]
@@ -254,18 +287,45 @@ class DiTTraining(Training):
 
     def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
         generator = self.generator(batch["step"])
-        tokens, positions = tokenize(batch["latents"], self.dit.patch)  # (B, N, P), (N, 3)
-        mean = self.t_mean + (self.t_mean_end - self.t_mean) * self.progress()
-        t = draw_levels(len(tokens), generator, mean, self.t_deviation).to(tokens)  # (B,)
+        tokens, positions = tokenize(batch["latents"], self.dit.patch)  # (B, N, P), (N, 5)
+        known, positions = self.canvas(batch, positions, generator)  # (B, N) or None, ([B,] N, 5)
+        t = self.levels(tokens, known, generator)  # (B,) or (B, N)
         eps = torch.randn(tokens.shape, generator=generator).to(tokens)  # (B, N, P)
         dropped = torch.rand(len(tokens), generator=generator) < self.text_drop  # (B,)
         pairs = zip(dropped, batch["captions"], strict=True)
         captions = ["" if drop else caption for drop, caption in pairs]
         text = self.text(captions)  # (B, L, text width)
         prediction = self.dit(add_noise(tokens, eps, t), t, text, positions)  # (B, N, P)
-        loss = flow_loss(prediction, tokens, eps, t, self.dit.target).mean()
+        loss = flow_loss(prediction, tokens, eps, self.dit.target, known).mean()
         self.log("loss", loss, prog_bar=True)
         return loss
+
+    def canvas(
+        self, batch: dict[str, Any], positions: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor | None, Tensor]:
+        """Which tokens are known, (B, N), None if none is; and the positions of clips that may
+        begin inside a longer one, (B, N, 5), or (N, 5) for all."""
+        if set(batch["modes"]) == {"text"}:
+            return None, positions
+        grid = grid_of(tuple(batch["latents"].shape[2:]), self.dit.patch)
+        drawn = [MODES[mode].known(grid, generator).flatten() for mode in batch["modes"]]
+        start = F.pad(batch["start"][:, None, None], (0, 4))  # (B, 1, 5): t alone is moved
+        return torch.stack(drawn).to(self.device), positions + start.to(positions)
+
+    def levels(self, tokens: Tensor, known: Tensor | None, generator: torch.Generator) -> Tensor:
+        """Noise levels of clips, (B,), or of tokens, (B, N), if some are known: these are clean
+        in 4 of 5 clips, and in the others slightly noisy, so that their own small errors do no
+        harm when a model goes on from what it has made."""
+        count, base = tokens.shape[1], self.defaults.get("base_tokens")
+        mean = self.t_mean + (self.t_mean_end - self.t_mean) * self.progress()
+        # a shift by s adds log s to the mean of the logits
+        mean += math.log(shift_for(count, base)) if base else 0.0
+        t = draw_levels(len(tokens), generator, mean, self.t_deviation)  # (B,)
+        if known is None:
+            return t.to(tokens)
+        drawn = torch.rand(2, len(tokens), generator=generator)  # (2, B)
+        slight = torch.where(drawn[0] < 0.2, 0.1 * drawn[1], 0.0)  # (B,)
+        return torch.where(known, slight[:, None].to(tokens), t[:, None].to(tokens))  # (B, N)
 
     def validation_step(self, batch: dict[str, Any], index: int) -> None:
         """Logs the oracle's scores of clips sampled for the captions ("val"), and of true clips
@@ -291,7 +351,8 @@ class DiTTraining(Training):
         """The video model as trained so far."""
         data = self.trainer.datamodule
         vae = data.view.vae.to(self.device)
-        return Sora(vae, self.text, self.dit, data.trained_on, self.defaults)
+        defaults = self.defaults | {"num_frames": data.usual.frames}
+        return Sora(vae, self.text, self.dit, data.trained_on, defaults)
 
     def export(self, folder: Path) -> None:
         self.sora().save(folder)
@@ -309,12 +370,18 @@ def load_shared(mine: Any, other: Any) -> None:
     mine.load_state_dict({name: given[name] for name in mine.state_dict()})
 
 
-def with_vocabulary(mine: Any, other: Any) -> Any:
-    """The encoder `mine`, built for the words of `other` if these include its own."""
-    words = other.config.get("words", [])
-    if words and set(mine.config["words"]) <= set(words):
-        return type(mine)(**{**mine.config, "words": words})
-    return mine
+def with_vocabulary(mine: Any, other: Any) -> TextEncoder:
+    """The encoder `other`, trained, with the words of both. Raises InputError if they are built
+    differently."""
+    new = [word for word in mine.config["words"] if word not in other.config["words"]]
+    words = {"words": [*other.config["words"], *new]}
+    grown = type(other)(**{**other.config, **words})
+    known, name = other.state_dict(), "embedding.weight"
+    fresh = grown.state_dict()[name][len(known[name]) :]  # (new words, width)
+    grown.load_state_dict(known | {name: torch.cat([known[name], fresh])})
+    encoder = type(mine)(**{**mine.config, **words})
+    load_shared(encoder, grown)
+    return encoder
 
 
 class CaptionerTraining(Training):
@@ -343,7 +410,8 @@ class CaptionerTraining(Training):
 
     def on_fit_start(self) -> None:
         view = self.trainer.datamodule.view
-        captions = [*view.captions, *view.short_captions]
+        rich = (caption for captions in view.captions for caption in captions.values())
+        captions = [*dict.fromkeys(rich), *view.short_captions]
         self.unseen_pairs = self.captioner.unseen_pairs(
             captions, language.OBJECT_COLORS, language.SHAPE_WORDS
         )

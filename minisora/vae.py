@@ -89,16 +89,31 @@ def trunk(inputs: int, outputs: int, width: int, depth: int, kernel: int) -> nn.
 class VAE(nn.Module):
     """Encodes video (B, 3, 1 + 4k, H, W) in [-1, 1] as latents (B, channels, 1 + k, h, w).
 
+    The decoder may be wider and deeper than the encoder; if not said, it is as large.
+
     Sources: Kingma & Welling, "Auto-Encoding Variational Bayes" (2013); the video compression
     network of the Sora report.
     """
 
-    def __init__(self, channels: int = 8, space: int = 4, width: int = 64, depth: int = 3) -> None:
+    def __init__(
+        self,
+        channels: int = 8,
+        space: int = 4,
+        width: int = 64,
+        depth: int = 3,
+        decoder_width: int | None = None,
+        decoder_depth: int | None = None,
+    ) -> None:
         super().__init__()
-        self.config = {"channels": channels, "space": space, "width": width, "depth": depth}
-        self.channels, self.space, self.depth = channels, space, depth
+        decoder_width, decoder_depth = decoder_width or width, decoder_depth or depth
+        self.config = {
+            "channels": channels, "space": space, "width": width, "depth": depth,
+            "decoder_width": decoder_width, "decoder_depth": decoder_depth,
+        }  # fmt: skip
+        self.channels, self.space, self.decoder_depth = channels, space, decoder_depth
         numbers = 3 * GROUP * space**2  # in a patch
         check_sizes(channels=channels, width=width, depth=depth)
+        check_sizes(decoder_width=decoder_width, decoder_depth=decoder_depth)
         check_counts(1, 64, space=space)
         if channels > numbers:
             raise InputError(
@@ -107,7 +122,7 @@ class VAE(nn.Module):
         self.encode_linear = nn.Conv3d(numbers, channels, 1)
         self.decode_linear = nn.Conv3d(channels, numbers, 1)
         self.encoder = trunk(numbers, 2 * channels, width, depth, kernel=1)
-        self.decoder = trunk(channels, numbers, width, depth, kernel=2)
+        self.decoder = trunk(channels, numbers, decoder_width, decoder_depth, kernel=2)
 
     def fold(self, groups: Tensor) -> Tensor:
         """Cuts groups into patches: (B, 3, 4t, H, W) -> (B, numbers, t, h, w)."""
@@ -169,8 +184,8 @@ class VAE(nn.Module):
         """Decodes latents (B, channels, 1, h, w) as they arrive: one frame, then four for each."""
         past: list[Tensor] = []
         for number, latent in enumerate(latents):
-            # each block sees one group back, so the decoder sees `depth` of them
-            past = [*past[-self.depth :], latent]
+            # each block sees one group back, so the decoder sees `decoder_depth` of them
+            past = [*past[-self.decoder_depth :], latent]
             frames = self._decode_groups(torch.cat(past, dim=2))[:, :, -GROUP:]  # (B, 3, 4, H, W)
             yield frames if number else frames[:, :, GROUP - 1 :]
 

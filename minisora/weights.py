@@ -25,7 +25,8 @@ from minisora.files import atomic, write_text
 
 Part = TypeVar("Part", bound=nn.Module)
 
-# Bundles from before 2026-11-28 name no classes, and two of their tensors differently.
+# Bundles from before 2026-11-28 name no classes, two of their tensors differently, and lack the
+# layer that reads the size of a picture: at zero it changes nothing.
 OLD_CLASSES = {
     "vae": "minisora.vae.VAE",
     "text": "minisora.text.TextEncoder",
@@ -33,6 +34,7 @@ OLD_CLASSES = {
     "captioner": "minisora.captioner.Captioner",
     "upsampler": "minisora.upsampler.Upsampler",
 }
+ABSENT = {"scale_embed.weight", "scale_embed.bias"}
 OLD_NAMES = {r"\bplace\b": "position_embed", r"\bword_place\b": "word_position_embed"}
 
 
@@ -219,6 +221,8 @@ def fitted(
     """The tensors in float32 under their present names. Raises InputError if they are not the
     `expected` ones."""
     tensors = {current_name(key, expected): value for key, value in tensors.items()}
+    for key in ABSENT & expected.keys() - tensors.keys():
+        tensors[key] = torch.zeros_like(expected[key])
     for key in sorted(expected.keys() | tensors.keys()):
         if key not in tensors or key not in expected:
             problem = "missing" if key in expected else "not expected"

@@ -1,11 +1,11 @@
 """The toy worlds: each draws clips with captions, and reads its own pixels back.
 
-The functions here are those of the world of one object, `shapes`; `pairs` is the world of two.
-`WORLDS` holds all worlds by name, `Mixture` draws from several, and `language` is what people type
+The functions here are those of the world of one object, `shapes`; `pairs` is the world of two,
+`events` that of one object to which something happens. `WORLDS` holds all worlds by name, `Mixture` draws from several, and `language` is what people type
 about them. A new world is one file and one line that registers it.
 """
 
-from minisora.world import language, oracle, pairs, shapes
+from minisora.world import events, language, oracle, pairs, shapes
 from minisora.world.oracle import ATTRIBUTES, agree, describe
 from minisora.world.protocol import WORLDS, Clip, Mixture, World, get, register
 from minisora.world.shapes import (
@@ -21,6 +21,7 @@ from minisora.world.shapes import (
 # `world_of_prompt` asks the last one first; "shapes" accepts any text
 register(oracle.SHAPES_WORLD)
 register(pairs.PAIRS_WORLD)
+register(events.EVENTS_WORLD)
 
 # every word of every caption of every world
 WORDS: frozenset[str] = frozenset().union(*(world.words for world in WORLDS.values()))
@@ -34,6 +35,6 @@ def world_of_prompt(text: str) -> World:
 __all__ = [
     "ATTRIBUTES", "HELD_OUT", "HELD_OUT_MOTIONS", "SPLITS", "WORDS", "WORLDS",
     "Clip", "Mixture", "World",
-    "agree", "caption", "clip", "describe", "draw_attributes", "get", "language", "pairs", "parse",
-    "register", "shapes", "world_of_prompt",
+    "agree", "caption", "clip", "describe", "draw_attributes", "events", "get", "language", "pairs",
+    "parse", "register", "shapes", "world_of_prompt",
 ]  # fmt: skip

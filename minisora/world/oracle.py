@@ -5,6 +5,7 @@ radius that match the covered area, and keep the shape that leaves the least ene
 The change of center and radius over time shows the motion.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,39 @@ def subtract_background(frames: np.ndarray, side: int = 1) -> tuple[np.ndarray, 
     return pixels - palette[name], name, min(frames.shape[1:3]) / shapes.SIDE
 
 
+@dataclass(frozen=True)
+class Fit:
+    """The one object that explains some frames best, and what it leaves unexplained."""
+
+    shape: str
+    color: str
+    contrast: np.ndarray  # (3,): the color minus the background
+    position: np.ndarray  # (T, 2) as (x, y) in pixels, nan in frames without an object
+    radius: np.ndarray  # (T,) in pixels
+    misfit: np.ndarray  # (T,): unexplained energy around the object, as a share of its own
+    stray: np.ndarray  # (T,): pixels of anything else, as a share of the object's area
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether the object explains every frame."""
+        explained = (self.misfit < MAX_MISFIT) & (self.stray < MAX_STRAY)  # nan is never less
+        return bool(np.all(explained))
+
+
+def fit_object(difference: np.ndarray, background: str, unit: float) -> Fit:
+    """Fits one object to frames (T, H, W, 3), pixels minus background; unit: in pixels."""
+    color, alpha, contrast = read_color(difference, background)
+    # the object and its rim; noise elsewhere is ignored
+    near = surround(alpha > 0.5, unit)  # (T, H, W)
+    shape, position, radius, misfit = read_shape(
+        difference, contrast, np.where(near, alpha, 0.0), near
+    )
+    strong = np.linalg.norm(difference, axis=-1) > 0.4 * np.linalg.norm(contrast)  # (T, H, W)
+    area = AREA[shape] * radius**2  # (T,)
+    stray = (strong & ~near).sum((1, 2)) / area  # (T,)
+    return Fit(shape, color, contrast, position, radius, misfit, stray)
+
+
 def read_object(
     difference: np.ndarray, background: str, unit: float
 ) -> tuple[dict[str, Any], float]:
@@ -56,23 +90,13 @@ def read_object(
 
     difference (T, H, W, 3): pixels minus background; unit: in pixels.
     """
-    color, alpha, contrast = read_color(difference, background)
-    # the object and its rim; noise elsewhere is ignored
-    near = dilate(alpha > 0.5, max(2, round(2 * unit)))  # (T, H, W)
-    shape, position, radius, misfit = read_shape(
-        difference, contrast, np.where(near, alpha, 0.0), near
-    )
-    strong = np.linalg.norm(difference, axis=-1) > 0.4 * np.linalg.norm(contrast)  # (T, H, W)
-    stray = (strong & ~near).sum((1, 2))  # (T,)
-    motion, size, lawful = read_motion(position / unit, radius / unit)
-
-    area = AREA[shape] * radius**2  # (T,)
-    one = bool(np.all((misfit < MAX_MISFIT) & (stray < MAX_STRAY * area)))  # nan is never less
+    fit = fit_object(difference, background, unit)
+    motion, size, lawful = read_motion(fit.position / unit, fit.radius / unit)
     read = {
-        "shape": shape, "color": color, "motion": motion, "size": size, "background": background,
-        "clean": one and lawful, "position": position,
+        "shape": fit.shape, "color": fit.color, "motion": motion, "size": size,
+        "background": background, "clean": fit.is_clean and lawful, "position": fit.position,
     }  # fmt: skip
-    return read, float(np.max(misfit + stray / area))
+    return read, float(np.max(fit.misfit + fit.stray))
 
 
 def agree(truth: dict[str, Any], read: dict[str, Any]) -> dict[str, bool]:
@@ -87,6 +111,11 @@ def dilate(mask: np.ndarray, steps: int) -> np.ndarray:
     for axis in (1, 2):  # a pixel joins if any other within `steps` pixels is in the mask
         mask = np.lib.stride_tricks.sliding_window_view(mask, 2 * steps + 1, axis).max(-1)
     return mask
+
+
+def surround(mask: np.ndarray, unit: float) -> np.ndarray:
+    """Grows each frame's mask by 2 units, at least 2 pixels: (T, H, W) -> (T, H, W)."""
+    return dilate(mask, max(2, round(2 * unit)))
 
 
 def blur(alpha: np.ndarray) -> np.ndarray:

@@ -44,6 +44,7 @@ class World:
     agree: Callable[[Truth, Truth], dict[str, bool]]  # (truth, what describe read)
     parse: Callable[[str], Truth | None]  # what a text names; None if it is of another world
     caption: Callable[[Truth], str]  # the rich caption of a truth
+    shows_all: int = 2  # frames from which on a longer clip has the same caption
 
 
 WORLDS: dict[str, World] = {}
