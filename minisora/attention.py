@@ -1,5 +1,7 @@
 """Attention with normalized queries and keys, rotary positions, and an optional context."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -17,6 +19,39 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and k.shape[2] < 1000 and mask is None:
         return (q * q.shape[-1] ** -0.5 @ k.mT).softmax(-1) @ v  # (B, heads, N, d)
     return F.scaled_dot_product_attention(q, k, v, mask)  # (B, heads, N, d)
+
+
+def attend_packed(
+    q: Tensor, k: Tensor, v: Tensor, ck: Tensor, cv: Tensor, lengths: list[int]
+) -> Tensor:
+    """Attention inside each sequence of a packed row and to its own context: (1, heads, N, d).
+
+    q, k, v: (1, heads, N, d), N the sum of `lengths`; ck, cv: (S, heads, L, d), a context for each
+    of the S sequences.
+    """
+    parts = zip(k.split(lengths, dim=2), v.split(lengths, dim=2), ck, cv, strict=True)
+    keys, values = zip(
+        *((torch.cat([c[None], a], 2), torch.cat([d[None], b], 2)) for a, b, c, d in parts),
+        strict=True,
+    )  # (1, heads, L + n, d) each
+    if q.device.type == "cuda":
+        return attend_segments(q, torch.cat(keys, 2), torch.cat(values, 2), lengths, ck.shape[2])
+    outs = map(attend, q.split(lengths, dim=2), keys, values)
+    return torch.cat(list(outs), dim=2)  # (1, heads, N, d)
+
+
+def attend_segments(q: Tensor, k: Tensor, v: Tensor, lengths: list[int], context: int) -> Tensor:
+    """`attend_packed` in one kernel, for CUDA (not measured). k, v: (1, heads, M, d), with `context`
+    more keys than queries for each sequence."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    def ends(counts: list[int]) -> Tensor:
+        return torch.tensor([0, *counts], device=q.device).cumsum(0).to(torch.int32)  # (S + 1,)
+
+    own = [length + context for length in lengths]
+    q, k, v = (rearrange(x, "1 h n d -> n h d").to(torch.bfloat16) for x in (q, k, v))
+    out: Any = varlen_attn(q, k, v, ends(lengths), ends(own), max(lengths), max(own))  # (N, h, d)
+    return rearrange(out, "n h d -> 1 h n d")
 
 
 def rotary_frequencies(head_width: int, longest: float = 10.0) -> Tensor:
@@ -78,10 +113,13 @@ class Attention(nn.Module):
         factors: Tensor | None = None,
         context: Tensor | None = None,
         causal: bool = False,
+        lengths: list[int] | None = None,
     ) -> Tensor:
         """Attends from every token to the context and all tokens, or no later ones if `causal`.
 
         x: (B, N, width); factors: see `rotate`; context: (B, L, context width). Same shape as x.
+        With `lengths`, x is one row (1, N, width) of sequences, one for each context, and tokens
+        attend to their own sequence and context only.
         """
         q, k, v = self.split_heads(self.qkv(x), 3)  # (B, h, N, d) each
         # autocast normalizes in float32
@@ -90,8 +128,11 @@ class Attention(nn.Module):
             q, k = rotate(q, factors), rotate(k, factors)  # (B, h, N, d)
         if self.context_kv is not None and context is not None:
             ck, cv = self.split_heads(self.context_kv(context), 2)  # (B, h, L, d) each
-            k = torch.cat([self.k_norm(ck).to(v.dtype), k], dim=2)  # (B, h, L + N, d)
-            v = torch.cat([cv, v], dim=2)  # (B, h, L + N, d)
+            ck = self.k_norm(ck).to(v.dtype)  # (B, h, L, d)
+            if lengths is not None:
+                out = attend_packed(q, k, v, ck, cv, lengths)  # (1, h, N, d)
+                return self.out(rearrange(out, "b h n d -> b n (h d)"))  # (1, N, width)
+            k, v = torch.cat([ck, k], dim=2), torch.cat([cv, v], dim=2)  # (B, h, L + N, d)
         mask = causal_mask(q.shape[2], k.shape[2], x.device) if causal else None
         out = attend(q, k, v, mask)  # (B, h, N, d)
         return self.out(rearrange(out, "b h n d -> b n (h d)"))  # (B, N, width)

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning as L
 import numpy as np
@@ -29,6 +29,7 @@ from minisora.errors import InputError, check_counts, check_seed, check_shares
 from minisora.vae import GROUP, VAE, to_pixels
 from minisora.world import Clip, Mixture, language
 
+Key = TypeVar("Key")
 VALIDATION_SEED = 1_000_003  # added to the seed: validation clips are never trained on
 FPS = 8
 
@@ -101,6 +102,10 @@ class Bucket:
 
     size: int  # its number in `ClipData.sizes`
     frames: int
+
+    @property
+    def groups(self) -> int:
+        return 1 + (self.frames - 1) // GROUP
 
 
 class View:
@@ -236,7 +241,7 @@ def checked_sizes(sizes: list[list[int]], clips: int) -> list[tuple[int, int]]:
     return [(height, width) for height, width in sizes]
 
 
-def pick(shares: dict[int, float], drawn: float) -> int:
+def pick(shares: dict[Key, float], drawn: float) -> Key:
     """The key of a uniform number in [0, 1): each has its share of the interval."""
     drawn *= sum(shares.values())
     for key, share in shares.items():
@@ -342,6 +347,9 @@ class Latents(EncodedView):
     A share `known` of the clips has known tokens: "modes" names what is given (see `canvas.MODES`;
     "text": nothing). Those clips are cut from anywhere in the whole clip, half of them without the
     latent of one frame that every clip begins with; "start" is 1 for these, else 0.
+
+    If `packed`, a step is one row of clips of all sizes and lengths, as long as a usual batch, and
+    "latents" is a list of (C, t, h, w). Source: Dehghani et al., "Patch n' Pack: NaViT" (2023).
     """
 
     def __init__(
@@ -349,11 +357,13 @@ class Latents(EncodedView):
         vae: str,
         lengths: dict[int, float] | None = None,
         known: float = 0.0,
+        packed: bool = False,
         ordered_steps: int = 0,
         captions: str | None = None,
     ) -> None:
         super().__init__(vae, lengths)
         check_shares(known=known)
+        self.packed = packed
         self.known, self.ordered_steps, self.caption_file = known, ordered_steps, captions
 
     @property
@@ -368,10 +378,12 @@ class Latents(EncodedView):
     def batch_size(self, data: ClipData, bucket: Bucket) -> int:
         """As many clips as have the latents of `data.batch_size` usual ones, at least one."""
 
-        def latents(bucket: Bucket) -> int:
-            return math.prod(data.sizes[bucket.size]) * (1 + (bucket.frames - 1) // GROUP)
+        usual, here = self.latents_of(data, data.usual), self.latents_of(data, bucket)
+        return max(1, round(data.batch_size * usual / here))
 
-        return max(1, round(data.batch_size * latents(data.usual) / latents(bucket)))
+    def latents_of(self, data: ClipData, bucket: Bucket) -> int:
+        """The latents, t * h * w, of a clip."""
+        return bucket.groups * math.prod(data.sizes[bucket.size]) // self.vae.space**2
 
     def prepare(self, data: ClipData) -> None:
         self.device = data.trainer.strategy.root_device if data.trainer else best_device()
@@ -411,37 +423,59 @@ class Latents(EncodedView):
         return latents.to("cpu", torch.float16), alone.to("cpu", torch.float16)
 
     def batch(self, data: ClipData, step: int) -> dict[str, Any]:
-        bucket, indices = data.bucket(step), data.indices(step)
-        captions = [self.captions[i][bucket.frames] for i in indices]
+        generator = draws.generator("window", data.seed, step, data.ranks.rank)
+        if self.packed:
+            drawn = self.fill_row(data, generator)
+        else:
+            drawn = [(data.bucket(step), index) for index in data.indices(step)]
+        captions = [self.captions[index][bucket.frames] for bucket, index in drawn]
         if data.steps_before(step) < self.ordered_steps:
             captions = [language.in_order(caption) for caption in captions]
-        generator = draws.generator("window", data.seed, step, data.ranks.rank)
-        groups = 1 + (bucket.frames - 1) // GROUP
-        modes = [draw_mode(groups, self.known, generator) for _ in indices]
+        modes = [draw_mode(bucket.groups, self.known, generator) for bucket, _ in drawn]
         windows = [
-            self.window(bucket.size, i // len(data.sizes), groups, mode, generator)
-            for i, mode in zip(indices, modes, strict=True)
+            self.window(bucket, index // len(data.sizes), mode, generator)
+            for (bucket, index), mode in zip(drawn, modes, strict=True)
         ]
-        latents, start = zip(*windows, strict=True)
+        latents = [window.float() for window, _ in windows]  # (C, t, h, w) each
         return {
-            "latents": torch.stack(latents).float(),  # (B, C, t, h, w)
+            "latents": latents if self.packed else torch.stack(latents),
             "captions": captions,
             "modes": modes,
-            "start": torch.tensor(start),  # (B,)
+            "start": torch.tensor([start for _, start in windows]),  # (B,)
         }
 
+    def fill_row(self, data: ClipData, generator: torch.Generator) -> list[tuple["Bucket", int]]:
+        """Draws clips until a row is as long as a usual batch, greedily: what does not fit is
+        drawn again, 20 times at most. Buckets have the shares of latents that steps give them."""
+        room, misses, drawn = data.batch_size * self.latents_of(data, data.usual), 0, []
+        buckets = [
+            Bucket(size, t)
+            for size in range(len(data.sizes))
+            for t in self.durations(data.num_frames)
+        ]
+        lengths = self.durations(data.num_frames)
+        shares = {b: lengths[b.frames] / self.latents_of(data, b) for b in buckets}
+        while misses < 20:
+            bucket = pick(shares, float(torch.rand(1, generator=generator)))
+            if (count := self.latents_of(data, bucket)) > room:
+                misses += 1
+                continue
+            numbers = data.numbers(bucket.size)
+            drawn.append((bucket, int(numbers[draw(0, len(numbers) - 1, generator)])))
+            room -= count
+        return drawn
+
     def window(
-        self, size: int, row: int, groups: int, mode: str, generator: torch.Generator
+        self, bucket: Bucket, row: int, mode: str, generator: torch.Generator
     ) -> tuple[Tensor, int]:
-        """The latents (C, t, h, w) of `groups` groups of a clip, and 0 if the first has one frame,
-        else 1."""
-        whole = self.latents[size][row]  # (C, t, h, w)
+        """The latents (C, t, h, w) of a part of a clip, and 0 if the first has one frame, else 1."""
+        whole, groups = self.latents[bucket.size][row], bucket.groups  # (C, t, h, w)
         if not MODES[mode].anywhere:
             return whole[:, :groups], 0
         first = draw(0, whole.shape[1] - groups, generator)
         if first and draw(0, 1, generator):
             return whole[:, first : first + groups], 1
-        image = self.images[size][row][:, first : first + 1]  # (C, 1, h, w)
+        image = self.images[bucket.size][row][:, first : first + 1]  # (C, 1, h, w)
         return torch.cat([image, whole[:, first + 1 : first + groups]], dim=1), 0
 
 

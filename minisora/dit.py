@@ -73,15 +73,21 @@ class DiTBlock(nn.Module):
         self.modulation = nn.Linear(width, 6 * width)
 
     def forward(
-        self, x: Tensor, conditioning: Tensor, level_index: Tensor, factors: Tensor, text: Tensor
+        self,
+        x: Tensor,
+        conditioning: Tensor,
+        level_index: Tensor,
+        factors: Tensor,
+        text: Tensor,
+        lengths: list[int] | None = None,
     ) -> Tensor:
         """x: (B, N, D); conditioning: (K, D); level_index: (B, 1) or (B, N), the row of each clip
-        or token; factors: rotations; text: (B, L, text width)."""
+        or token; factors: rotations; text: (B, L, text width); lengths: of packed clips."""
         # computed once per distinct level and then gathered: K is far smaller than B * N
         modulation = self.modulation(conditioning)[level_index]  # (B, 1 or N, 6 D)
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation.chunk(6, dim=-1)
         h = modulate(norm(x), shift_a, scale_a)  # (B, N, D)
-        x = x + gate_a * self.attention(h, factors, text)  # (B, N, D)
+        x = x + gate_a * self.attention(h, factors, text, lengths=lengths)  # (B, N, D)
         return x + gate_m * self.mlp(modulate(norm(x), shift_m, scale_m))  # (B, N, D)
 
 
@@ -144,19 +150,33 @@ class DiT(nn.Module):
         for layer in (self.modulation, self.head, self.scale_embed):
             nn.init.zeros_(layer.weight)
 
-    def forward(self, x: Tensor, t: Tensor, text: Tensor, positions: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        text: Tensor,
+        positions: Tensor,
+        lengths: list[int] | None = None,
+    ) -> Tensor:
         """Predicts the target of every token.
 
         x: tokens (B, N, P); t: noise levels, (B,) or (B, N) per token; text: states (B, L, text
         width); positions: as `patches.positions` gives them, (N, 5) or (B, N, 5). Returns
         (B, N, P).
+
+        With `lengths`, x is one row (1, N, P) of packed clips: so many tokens for each of the
+        texts. A token attends to its own clip and text only, so all is as for one clip at a time.
         """
-        conditioning, level_index = self.conditioning(t, text)  # (K, D), (B, 1) or (B, N)
+        clips = torch.arange(len(text), device=t.device)  # (B,)
+        owner = clips[:, None]  # (B, 1), the clip of each token
+        if lengths is not None:
+            owner = clips.repeat_interleave(torch.tensor(lengths, device=t.device))[None]  # (1, N)
+        conditioning, level_index = self.conditioning(t, text, owner)  # (K, D), (B, 1) or (B, N)
         where, picture = positions[..., :3], positions[..., 3:]  # ([B,] N, 3), ([B,] N, 2)
         factors = rotation_factors(where, self.frequencies)  # ([B,] N, head width / 2)
         x = self.embed(x) + self.embed_positions(where, picture)  # (B, N, D)
         for block in self.blocks:
-            x = block(x, conditioning, level_index, factors, text)  # (B, N, D)
+            x = block(x, conditioning, level_index, factors, text, lengths)  # (B, N, D)
         modulation = self.modulation(conditioning)[level_index]  # (B, 1 or N, 2 D)
         shift, scale = modulation.chunk(2, dim=-1)  # (B, 1 or N, D) each
         return self.head(modulate(norm(x), shift, scale))  # (B, N, P)
@@ -172,19 +192,17 @@ class DiT(nn.Module):
         scale = torch.cat([share_waves, picture.log()], dim=-1)  # (..., N, 34)
         return self.position_embed(waves) + self.scale_embed(scale)  # (..., N, D)
 
-    def conditioning(self, t: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+    def conditioning(self, t: Tensor, text: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
         """The vectors of all distinct (clip, level), (K, D), and each token's index, (B, 1 or N).
 
-        t: (B,), or (B, N) per token; text: (B, L, text width). Known tokens share level 0, so K is
-        usually 2 B at most.
+        t: (B,), or (B, N) per token; text: (B, L, text width); owner: the clip of each token, (B, 1)
+        or (B, N). Known tokens share level 0, so K is usually 2 B at most.
         """
-        clips = torch.arange(len(text), device=t.device)  # (B,)
         if t.ndim == 1:
-            levels, clip_of, level_index = t, clips, clips[:, None]  # (B,), (B,), (B, 1)
+            levels, clip_of, level_index = t, owner[:, 0], owner  # (B,), (B,), (B, 1)
         else:
-            clip_of_token = clips[:, None].expand_as(t).to(t.dtype)  # (B, N)
-            pairs = torch.stack([clip_of_token, t], dim=-1).flatten(0, 1)  # (B * N, 2)
-            distinct, inverse = torch.unique(pairs, dim=0, return_inverse=True)  # (K, 2), (B * N,)
+            pairs = torch.stack([owner.expand_as(t).to(t.dtype), t], dim=-1)  # (B, N, 2)
+            distinct, inverse = torch.unique(pairs.flatten(0, 1), dim=0, return_inverse=True)
             levels, clip_of = distinct[:, 1], distinct[:, 0].long()  # (K,) each
             level_index = inverse.view(t.shape)  # (B, N)
         # levels in thousandths, the time steps that these frequencies were made for

@@ -6,6 +6,7 @@ one to the bit.
 """
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -195,6 +196,31 @@ class VAETraining(Training):
         weights.save(folder, {}, vae=self.vae)
 
 
+@dataclass(frozen=True)
+class Noised:
+    """Clips as training shows them: clean tokens and noise (B, N, P), the level of each token
+    (B, N), positions (B, N, 5), and which tokens are known (B, N), None if none is."""
+
+    tokens: Tensor
+    eps: Tensor
+    t: Tensor
+    positions: Tensor
+    known: Tensor | None
+
+    @property
+    def x(self) -> Tensor:
+        """The noisy tokens (B, N, P)."""
+        return add_noise(self.tokens, self.eps, self.t)
+
+    def only(self, kept: Tensor) -> "Noised":
+        """The tokens with these indices."""
+        known = None if self.known is None else self.known[:, kept]
+        tokens, eps, t, positions = (
+            part[:, kept] for part in (self.tokens, self.eps, self.t, self.positions)
+        )
+        return Noised(tokens, eps, t, positions, known)
+
+
 class DiTTraining(Training):
     """Trains the diffusion transformer and its text encoder on latents of a trained VAE.
 
@@ -202,7 +228,8 @@ class DiTTraining(Training):
     `t_mean_end` the mean moves there in a straight line over the run, from layout to detail.
     Clips of more than `base_tokens` tokens get more noise, those of fewer less (see
     `flow.shift_for`), in training and in sampling; without `base_tokens` all get the same.
-    `text_drop` is the share of clips trained without caption, for guidance. `start` is a bundle to
+    `text_drop` is the share of clips trained without caption, for guidance; `token_drop`, of packed
+    clips only, the share of tokens left out at first, which falls to none. `start` is a bundle to
     start from. `num_inference_steps`, `guidance_scale`, `guidance_until` and `shift` are how
     validation samples, and the defaults of the exported model.
     """
@@ -213,6 +240,7 @@ class DiTTraining(Training):
         dit: DiT,
         start: str | None = None,
         text_drop: float = 0.1,
+        token_drop: float = 0.0,
         base_tokens: int | None = None,
         t_mean: float = 0.5,
         t_deviation: float = 1.0,
@@ -225,7 +253,7 @@ class DiTTraining(Training):
         **options: Any,
     ) -> None:
         super().__init__(warmup=warmup, **options)
-        check_shares(text_drop=text_drop, guidance_until=guidance_until)
+        check_shares(text_drop=text_drop, token_drop=token_drop, guidance_until=guidance_until)
         check_counts(1, 10_000, num_inference_steps=num_inference_steps)
         check_numbers(
             -20, 20, t_mean=t_mean, t_mean_end=t_mean if t_mean_end is None else t_mean_end
@@ -236,7 +264,8 @@ class DiTTraining(Training):
         self.text, self.dit = text, dit
         if start:
             self.start_from(Sora.from_pretrained(start, "cpu"))
-        self.t_mean, self.t_deviation, self.text_drop = t_mean, t_deviation, text_drop
+        self.t_mean, self.t_deviation = t_mean, t_deviation
+        self.text_drop, self.token_drop = text_drop, token_drop
         self.t_mean_end = t_mean if t_mean_end is None else t_mean_end
         self.defaults: dict[str, Any] = {
             "num_inference_steps": num_inference_steps,
@@ -287,42 +316,74 @@ class DiTTraining(Training):
 
     def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
         generator = self.generator(batch["step"])
-        tokens, positions = tokenize(batch["latents"], self.dit.patch)  # (B, N, P), (N, 5)
-        known, positions = self.canvas(batch, positions, generator)  # (B, N) or None, ([B,] N, 5)
-        t = self.levels(tokens, known, generator)  # (B,) or (B, N)
-        eps = torch.randn(tokens.shape, generator=generator).to(tokens)  # (B, N, P)
-        dropped = torch.rand(len(tokens), generator=generator) < self.text_drop  # (B,)
+        dropped = torch.rand(len(batch["captions"]), generator=generator) < self.text_drop  # (B,)
         pairs = zip(dropped, batch["captions"], strict=True)
-        captions = ["" if drop else caption for drop, caption in pairs]
-        text = self.text(captions)  # (B, L, text width)
-        prediction = self.dit(add_noise(tokens, eps, t), t, text, positions)  # (B, N, P)
-        loss = flow_loss(prediction, tokens, eps, self.dit.target, known).mean()
-        self.log("loss", loss, prog_bar=True)
-        return loss
+        text = self.text(["" if drop else caption for drop, caption in pairs])  # (B, L, width)
+        packed = isinstance(batch["latents"], list)
+        losses = (self.packed_losses if packed else self.losses)(batch, text, generator)  # (B,)
+        self.log("loss", losses.mean(), prog_bar=True)
+        return losses.mean()
 
-    def canvas(
-        self, batch: dict[str, Any], positions: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor | None, Tensor]:
-        """Which tokens are known, (B, N), None if none is; and the positions of clips that may
-        begin inside a longer one, (B, N, 5), or (N, 5) for all."""
-        if set(batch["modes"]) == {"text"}:
-            return None, positions
-        grid = grid_of(tuple(batch["latents"].shape[2:]), self.dit.patch)
-        drawn = [MODES[mode].known(grid, generator).flatten() for mode in batch["modes"]]
-        start = F.pad(batch["start"][:, None, None], (0, 4))  # (B, 1, 5): t alone is moved
-        return torch.stack(drawn).to(self.device), positions + start.to(positions)
+    def losses(self, batch: dict[str, Any], text: Tensor, generator: torch.Generator) -> Tensor:
+        """The losses (B,) of clips of one size and length."""
+        made = self.noised(batch["latents"], batch["modes"], batch["start"], generator)
+        prediction = self.dit(made.x, made.t, text, made.positions)  # (B, N, P)
+        return flow_loss(prediction, made.tokens, made.eps, self.dit.target, made.known)
+
+    def packed_losses(
+        self, batch: dict[str, Any], text: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """The losses (B,) of clips of any size and length, as one row of tokens. `token_drop`
+        leaves tokens out, fewer and fewer until the end of the training."""
+        clips = zip(batch["latents"], batch["modes"], batch["start"], strict=True)
+        made = [self.noised(z[None], [mode], start[None], generator) for z, mode, start in clips]
+        kept = [self.kept_tokens(each.tokens.shape[1], generator) for each in made]
+        made = [each.only(tokens) for each, tokens in zip(made, kept, strict=True)]
+        lengths = [each.x.shape[1] for each in made]
+        row, t, positions = (
+            torch.cat(parts, dim=1)  # (1, N, ...), N tokens of all clips
+            for parts in zip(*((each.x, each.t, each.positions) for each in made), strict=True)
+        )
+        predictions = self.dit(row, t, text, positions, lengths).split(lengths, dim=1)
+        losses = [
+            flow_loss(prediction, each.tokens, each.eps, self.dit.target, each.known)
+            for prediction, each in zip(predictions, made, strict=True)
+        ]
+        return torch.cat(losses)  # (B,)
+
+    def kept_tokens(self, count: int, generator: torch.Generator) -> Tensor:
+        """Indices of the tokens that are not left out, in order, at least one."""
+        share = self.token_drop * (1 - self.progress())
+        kept = max(1, round(count * (1 - share)))
+        return torch.randperm(count, generator=generator)[:kept].sort().values.to(self.device)
+
+    def noised(
+        self, latents: Tensor, modes: list[str], start: Tensor, generator: torch.Generator
+    ) -> "Noised":
+        """Draws known tokens, levels and noise for latents (B, C, t, h, w)."""
+        tokens, positions = tokenize(latents, self.dit.patch)  # (B, N, P), (N, 5)
+        known = None
+        if set(modes) != {"text"}:
+            frames, height, width = latents.shape[2:]
+            grid = grid_of((frames, height, width), self.dit.patch)
+            drawn = [MODES[mode].known(grid, generator).flatten() for mode in modes]
+            known = torch.stack(drawn).to(tokens.device)  # (B, N)
+        # windows that begin inside a longer clip count t from 1
+        positions = positions + F.pad(start[:, None, None], (0, 4)).to(positions)  # (B, N, 5)
+        t = self.levels(tokens, known, generator)  # (B, N)
+        eps = torch.randn(tokens.shape, generator=generator).to(tokens)  # (B, N, P)
+        return Noised(tokens, eps, t, positions, known)
 
     def levels(self, tokens: Tensor, known: Tensor | None, generator: torch.Generator) -> Tensor:
-        """Noise levels of clips, (B,), or of tokens, (B, N), if some are known: these are clean
-        in 4 of 5 clips, and in the others slightly noisy, so that their own small errors do no
-        harm when a model goes on from what it has made."""
+        """Noise levels of tokens, (B, N). Known ones are clean in 4 of 5 clips, and slightly noisy in
+        the others, so that small errors do no harm when a model goes on from what it has made."""
         count, base = tokens.shape[1], self.defaults.get("base_tokens")
         mean = self.t_mean + (self.t_mean_end - self.t_mean) * self.progress()
         # a shift by s adds log s to the mean of the logits
         mean += math.log(shift_for(count, base)) if base else 0.0
         t = draw_levels(len(tokens), generator, mean, self.t_deviation)  # (B,)
         if known is None:
-            return t.to(tokens)
+            return t.to(tokens)[:, None].expand(tokens.shape[:2])  # (B, N)
         drawn = torch.rand(2, len(tokens), generator=generator)  # (2, B)
         slight = torch.where(drawn[0] < 0.2, 0.1 * drawn[1], 0.0)  # (B,)
         return torch.where(known, slight[:, None].to(tokens), t[:, None].to(tokens))  # (B, N)

@@ -1,0 +1,159 @@
+"""Evaluation over sizes, lengths and modes: is the model as good at all of them as at its usual
+clip?
+
+Rows are like those of evaluate.py, with the clip's height and width and the mode; "trained" says
+whether its size and length were trained on. For modes that go on from true frames, the measure
+"far end" is the share of clips whose object is within 1.5 units of the true one in the frame that
+is furthest from what was given.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from minisora.canvas import MODES
+from minisora.evaluate import PROMPT_SEED
+from minisora.metrics import Row, oracle_scores, proportion
+from minisora.pipeline import Settings, Sora
+from minisora.world import Clip, get
+
+NEW_SIZES = ((40, 40), (24, 56), (56, 24))  # between those of the shipped weights
+NEW_LENGTHS = (9, 25, 41)
+FAR = 1.5  # units; the shorter side of a picture has 32
+
+
+@dataclass(frozen=True)
+class Part:
+    """Clips of one world, size and length, made in one mode."""
+
+    world: str
+    frames: int
+    height: int
+    width: int
+    mode: str = "text"
+    split: str = "held_out"
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a mode is given of a true clip of T frames: spans of frames; which plan that is; and the
+    frame that is furthest from it, if the clip says where the object is by then."""
+
+    spans: Callable[[int], list[slice]]
+    plan: Callable[[int], tuple[int, ...]]
+    far: Callable[[int], int] | None = None
+
+
+# half of a clip is given, or both its quarters
+GIVEN = {
+    "text": Given(lambda t: [], lambda t: (t,)),
+    "animate": Given(lambda t: [slice(0, 1)], lambda t: (t,)),
+    "extend": Given(
+        lambda t: [slice(0, 1 + (t - 1) // 2)], lambda t: (1 + (t - 1) // 2, t), lambda t: t - 1
+    ),
+    "extend backward": Given(
+        lambda t: [slice(1 + (t - 1) // 2, t)], lambda t: ((t - 1) // 2, t), lambda t: 0
+    ),
+    "connect": Given(
+        lambda t: [slice(0, 1 + (t - 1) // 4), slice(t - (t - 1) // 4, t)],
+        lambda t: (1 + (t - 1) // 4, (t - 1) // 4, t),
+        lambda t: t // 2,
+    ),
+}
+
+
+def parts_of(sora: Sora) -> Iterator[Part]:
+    """All that is measured: text to video at every size and length, trained on or between them,
+    images at every size, and every mode."""
+    frames, height, width = sora.default_shape
+    lengths, sizes = sora.trained_on["durations"], sora.trained_on["sizes"]
+    worlds = sorted(sora.trained_on["worlds"], key=lambda name: (name != "shapes", name))
+    for high, wide in sizes:
+        yield from (Part(world, frames, high, wide) for world in worlds)
+    yield from (Part("shapes", frames, h, w) for h, w in NEW_SIZES)
+    yield from (Part("shapes", t, height, width) for t in (*lengths, *NEW_LENGTHS) if t > 1)
+    yield from (Part("shapes", 1, h, w) for h, w in sizes)
+    for mode in GIVEN.keys() - {"text"} & set(sora.trained_on["modes"]):
+        yield Part("shapes", frames, height, width, mode)
+        yield Part("shapes", 2 * frames - 1, height, width, mode)
+        yield from (Part("shapes", frames, h, w, mode) for h, w in sizes[1:])
+
+
+def score_breadth(sora: Sora, clips: int = 500, seed: int = 0) -> list[Row]:
+    """Samples `clips` prompts of every part with the model's default settings."""
+    parts = list(dict.fromkeys(parts_of(sora)))
+    bar = tqdm(total=len(parts) * clips, desc="sizes, lengths and modes", unit="clip")
+    rows: list[Row] = []
+    for part in parts:
+        rows += score_part(sora, part, clips, seed, bar)
+    bar.close()
+    return rows
+
+
+def score_part(
+    sora: Sora, part: Part, clips: int, seed: int, bar: tqdm | None = None
+) -> list[Row]:
+    """The oracle's scores of one part, and how near the far end is to the true one."""
+    truth = [true_clip(part, seed, i) for i in range(clips)]
+    sampled = sample_part(sora, part, truth, seed, bar)
+    about = asdict(part) | {"trained": is_trained(sora, part)}
+    scores = oracle_scores(sampled, [clip.truth for clip in truth], get(part.world))
+    rows = [about | {"measure": name, **score} for name, score in scores.items()]
+    if far := GIVEN[part.mode].far:
+        near = sum(off <= FAR for off in far_ends(part, sampled, truth, far(part.frames)))
+        rows.append(about | {"measure": "far end", **proportion(near, clips)})
+    return rows
+
+
+def true_clip(part: Part, seed: int, index: int) -> Clip:
+    size = (part.frames, part.height, part.width)
+    return get(part.world).clip(PROMPT_SEED + seed, index, *size, part.split)
+
+
+def is_trained(sora: Sora, part: Part) -> bool:
+    known = sora.trained_on
+    return [part.height, part.width] in known["sizes"] and part.frames in known["durations"]
+
+
+def sample_part(
+    sora: Sora, part: Part, truth: list[Clip], seed: int, bar: tqdm | None
+) -> np.ndarray:
+    """A clip for each true one, from its caption and what the mode is given: (B, T, H, W, 3)."""
+    given, generator = GIVEN[part.mode], torch.Generator().manual_seed(seed)
+    plan = MODES[part.mode].plan(*given.plan(part.frames))
+    batch = max(1, 2000 * 17 * 1024 // (80 * part.frames * part.height * part.width))
+    sampled = []
+    for start in range(0, len(truth), batch):
+        clips = truth[start : start + batch]
+        frames = np.stack([clip.frames for clip in clips])  # (B, T, H, W, 3)
+        parts = [frames[:, span] for span in given.spans(part.frames)]
+        prompts, settings = [clip.caption for clip in clips], Settings(generator=generator)
+        sampled.append(sora.sample(plan, prompts, parts, (part.height, part.width), settings))
+        if bar is not None:
+            bar.update(len(clips))
+    return np.concatenate(sampled)
+
+
+def far_ends(part: Part, sampled: np.ndarray, truth: list[Clip], frame: int) -> list[float]:
+    """How far, in units, each clip's object is from the true one in `frame`; infinity if none."""
+    unit = min(part.height, part.width) / 32
+    read = [get(part.world).describe(clip)["position"][frame] for clip in sampled]  # (2,) each
+    pairs = zip(read, truth, strict=True)
+    off = [float(np.linalg.norm(at - clip.truth["position"][frame])) / unit for at, clip in pairs]
+    return np.nan_to_num(off, nan=np.inf).tolist()
+
+
+def lines(rows: list[Row]) -> Iterator[dict[str, Any]]:
+    """One line a part: what it is, "all right" and, if measured, "far end"."""
+    for row in rows:
+        if row["measure"] == "all":
+            key = {name: row[name] for name in ("world", "frames", "height", "width", "mode")}
+            same = [other for other in rows if key.items() <= other.items()]
+            ends = [other["right"] for other in same if other["measure"] == "far end"]
+            yield key | {
+                "trained": row["trained"], "right": row["right"], "far end": ends[0] if ends else None
+            }  # fmt: skip
