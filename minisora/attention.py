@@ -69,9 +69,10 @@ def rotary_frequencies(head_width: int, longest: float = 10.0) -> Tensor:
 
 
 def rotation_factors(positions: Tensor, frequencies: Tensor) -> Tensor:
-    """Rotations as complex numbers of modulus 1: (..., N, 3) and (3, d / 2) -> (..., N, d / 2)."""
+    """Rotations as complex numbers of modulus 1, by t, h and w, the first three columns:
+    (..., N, 3 or 5) and (3, d / 2) -> (..., N, d / 2)."""
     # a sum, not a matrix product, since autocast would round a product to bfloat16
-    angles = (positions[..., None] * frequencies).sum(-2)  # (..., N, d / 2)
+    angles = (positions[..., :3, None] * frequencies).sum(-2)  # (..., N, d / 2)
     return torch.polar(torch.ones_like(angles), angles)  # (..., N, d / 2) complex
 
 

@@ -1,12 +1,14 @@
 """Evaluation over sizes, lengths and modes: is the model as good at all of them as at its usual
 clip?
 
-Rows are like those of evaluate.py, with the clip's height and width and the mode; "trained" says
-whether its size and length were trained on. For modes that go on from true frames, the measure
+Rows are like those of evaluate.py, with the clip's height and width, the mode, and whether its size
+and length were trained on. For modes that go on from true frames, the measure
 "far end" is the share of clips whose object is within 1.5 units of the true one in the frame that
 is furthest from what was given.
 """
 
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,7 +21,7 @@ from minisora.canvas import MODES
 from minisora.evaluate import PROMPT_SEED
 from minisora.metrics import Row, oracle_scores, proportion
 from minisora.pipeline import Settings, Sora
-from minisora.world import Clip, get
+from minisora.world import Clip, events, get
 
 NEW_SIZES = ((40, 40), (24, 56), (56, 24))  # between those of the shipped weights
 NEW_LENGTHS = (9, 25, 41)
@@ -75,23 +77,26 @@ def parts_of(sora: Sora) -> Iterator[Part]:
     for high, wide in sizes:
         yield from (Part(world, frames, high, wide) for world in worlds)
     yield from (Part("shapes", frames, h, w) for h, w in NEW_SIZES)
-    yield from (Part("shapes", t, height, width) for t in (*lengths, *NEW_LENGTHS) if t > 1)
-    yield from (Part("shapes", 1, h, w) for h, w in sizes)
-    for mode in GIVEN.keys() - {"text"} & set(sora.trained_on["modes"]):
+    yield from (Part("shapes", t, height, width) for t in sorted({*lengths, *NEW_LENGTHS}))
+    yield from (Part("shapes", 1, h, w) for h, w in (*sizes, *NEW_SIZES))
+    for mode in [mode for mode in GIVEN if mode != "text" and mode in sora.trained_on["modes"]]:
         yield Part("shapes", frames, height, width, mode)
         yield Part("shapes", 2 * frames - 1, height, width, mode)
         yield from (Part("shapes", frames, h, w, mode) for h, w in sizes[1:])
 
 
-def score_breadth(sora: Sora, clips: int = 500, seed: int = 0) -> list[Row]:
-    """Samples `clips` prompts of every part with the model's default settings."""
+def score_breadth(sora: Sora, clips: int = 500, seed: int = 0) -> dict[str, Any]:
+    """Samples `clips` prompts of every part with the model's default settings. Returns {"clips",
+    "seed", "defaults", "minutes", "rows"}, as `evaluate.score_model` does."""
+    started, rows = time.monotonic(), []
     parts = list(dict.fromkeys(parts_of(sora)))
     bar = tqdm(total=len(parts) * clips, desc="sizes, lengths and modes", unit="clip")
-    rows: list[Row] = []
     for part in parts:
         rows += score_part(sora, part, clips, seed, bar)
     bar.close()
-    return rows
+    minutes = round((time.monotonic() - started) / 60, 1)
+    head = {"clips": clips, "seed": seed, "defaults": sora.defaults, "minutes": minutes}
+    return head | {"rows": rows}
 
 
 def score_part(
@@ -100,9 +105,19 @@ def score_part(
     """The oracle's scores of one part, and how near the far end is to the true one."""
     truth = [true_clip(part, seed, i) for i in range(clips)]
     sampled = sample_part(sora, part, truth, seed, bar)
-    about = asdict(part) | {"trained": is_trained(sora, part)}
+    about: Row = asdict(part) | {
+        "trained_size": [part.height, part.width] in sora.trained_on["sizes"],
+        "trained_length": part.frames in sora.trained_on["durations"],
+    }
     scores = oracle_scores(sampled, [clip.truth for clip in truth], get(part.world))
     rows = [about | {"measure": name, **score} for name, score in scores.items()]
+    if part.world == "events":
+        pairs = zip(truth, map(events.describe, sampled), strict=True)
+        orders = Counter(events.order(clip.truth, read) for clip, read in pairs)
+        rows += [
+            about | {"measure": f"order: {name}", **proportion(count, clips)}
+            for name, count in sorted(orders.items())
+        ]
     if far := GIVEN[part.mode].far:
         near = sum(off <= FAR for off in far_ends(part, sampled, truth, far(part.frames)))
         rows.append(about | {"measure": "far end", **proportion(near, clips)})
@@ -112,11 +127,6 @@ def score_part(
 def true_clip(part: Part, seed: int, index: int) -> Clip:
     size = (part.frames, part.height, part.width)
     return get(part.world).clip(PROMPT_SEED + seed, index, *size, part.split)
-
-
-def is_trained(sora: Sora, part: Part) -> bool:
-    known = sora.trained_on
-    return [part.height, part.width] in known["sizes"] and part.frames in known["durations"]
 
 
 def sample_part(
@@ -145,15 +155,3 @@ def far_ends(part: Part, sampled: np.ndarray, truth: list[Clip], frame: int) -> 
     pairs = zip(read, truth, strict=True)
     off = [float(np.linalg.norm(at - clip.truth["position"][frame])) / unit for at, clip in pairs]
     return np.nan_to_num(off, nan=np.inf).tolist()
-
-
-def lines(rows: list[Row]) -> Iterator[dict[str, Any]]:
-    """One line a part: what it is, "all right" and, if measured, "far end"."""
-    for row in rows:
-        if row["measure"] == "all":
-            key = {name: row[name] for name in ("world", "frames", "height", "width", "mode")}
-            same = [other for other in rows if key.items() <= other.items()]
-            ends = [other["right"] for other in same if other["measure"] == "far end"]
-            yield key | {
-                "trained": row["trained"], "right": row["right"], "far end": ends[0] if ends else None
-            }  # fmt: skip

@@ -265,20 +265,28 @@ def evaluate_options(command: argparse.ArgumentParser) -> None:
     add("--clips", type=positive, default=500, help="prompts for each split (default: 500)")
     add("--seed", type=seed, default=0, help="draws other prompts and noise (default: 0)")
     add("--out", default="evaluation.json", help="file for the rows (default: evaluation.json)")
+    add("--breadth", action="store_true", help="score sizes, lengths and modes instead of splits")
     weights_option(command)
     command.set_defaults(run=evaluate_command)
 
 
 def evaluate_command(options: argparse.Namespace) -> None:
     out = check_writable(options.out)
-    from minisora import evaluate, report
+    from minisora import breadth, evaluate, report
 
     sora = minisora.Sora.from_pretrained(options.weights)
-    captioner = minisora.Captioner.from_pretrained()  # always the shipped one: an outside judge
-    upsampler = minisora.Upsampler.from_pretrained()
-    result = evaluate.score_model(sora, options.clips, options.seed, captioner, upsampler)
+    if options.breadth:
+        result = breadth.score_breadth(sora, options.clips, options.seed)
+        tables = report.breadth_tables(result)
+    else:
+        captioner = (
+            minisora.Captioner.from_pretrained()
+        )  # always the shipped one: an outside judge
+        upsampler = minisora.Upsampler.from_pretrained()
+        result = evaluate.score_model(sora, options.clips, options.seed, captioner, upsampler)
+        tables = report.all_tables(result)
     result["weights"] = evaluate.fingerprints(options.weights)
-    print(report.all_tables(result), flush=True)  # before writing, which may fail
+    print(tables, flush=True)  # before writing, which may fail
     head = {key: value for key, value in result.items() if key != "rows"}
     rows = ",\n ".join(json.dumps(row, allow_nan=False) for row in result["rows"])  # a line each
     write_text(out, json.dumps(head, indent=1)[:-2] + f',\n "rows": [\n {rows}\n]}}\n')

@@ -167,23 +167,23 @@ class DiT(nn.Module):
         With `lengths`, x is one row (1, N, P) of packed clips: so many tokens for each of the
         texts. A token attends to its own clip and text only, so all is as for one clip at a time.
         """
-        clips = torch.arange(len(text), device=t.device)  # (B,)
-        owner = clips[:, None]  # (B, 1), the clip of each token
+        owner = None
         if lengths is not None:
+            clips = torch.arange(len(text), device=t.device)  # (B,)
             owner = clips.repeat_interleave(torch.tensor(lengths, device=t.device))[None]  # (1, N)
         conditioning, level_index = self.conditioning(t, text, owner)  # (K, D), (B, 1) or (B, N)
-        where, picture = positions[..., :3], positions[..., 3:]  # ([B,] N, 3), ([B,] N, 2)
-        factors = rotation_factors(where, self.frequencies)  # ([B,] N, head width / 2)
-        x = self.embed(x) + self.embed_positions(where, picture)  # (B, N, D)
+        factors = rotation_factors(positions, self.frequencies)  # ([B,] N, head width / 2)
+        x = self.embed(x) + self.embed_positions(positions)  # (B, N, D)
         for block in self.blocks:
             x = block(x, conditioning, level_index, factors, text, lengths)  # (B, N, D)
         modulation = self.modulation(conditioning)[level_index]  # (B, 1 or N, 2 D)
         shift, scale = modulation.chunk(2, dim=-1)  # (B, 1 or N, D) each
         return self.head(modulate(norm(x), shift, scale))  # (B, N, P)
 
-    def embed_positions(self, where: Tensor, picture: Tensor) -> Tensor:
-        """What is added to each token, ([B,] N, D): where it stands, in patches (..., N, 3) and as
-        a share of the shorter side of its picture (..., N, 2), and how large the picture is."""
+    def embed_positions(self, positions: Tensor) -> Tensor:
+        """What is added to each token, ([B,] N, D): where it stands, in patches and as a share of
+        the shorter side of its picture, and how large the picture is. positions: ([B,] N, 5)."""
+        where, picture = positions[..., :3], positions[..., 3:]  # (..., N, 3), (..., N, 2)
         waves = fourier(where, 8, longest=32.0).flatten(-2)  # (..., N, 48)
         shares = (where[..., 1:] - MIDDLE) / picture.amin(
             -1, keepdim=True
@@ -192,12 +192,16 @@ class DiT(nn.Module):
         scale = torch.cat([share_waves, picture.log()], dim=-1)  # (..., N, 34)
         return self.position_embed(waves) + self.scale_embed(scale)  # (..., N, D)
 
-    def conditioning(self, t: Tensor, text: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
+    def conditioning(
+        self, t: Tensor, text: Tensor, owner: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The vectors of all distinct (clip, level), (K, D), and each token's index, (B, 1 or N).
 
-        t: (B,), or (B, N) per token; text: (B, L, text width); owner: the clip of each token, (B, 1)
-        or (B, N). Known tokens share level 0, so K is usually 2 B at most.
+        t: (B,), or (B, N) per token; text: (B, L, text width); owner: the clip of each token, (B, N),
+        where a row holds several. Known tokens share level 0, so K is usually 2 B at most.
         """
+        if owner is None:
+            owner = torch.arange(len(text), device=t.device)[:, None]  # (B, 1)
         if t.ndim == 1:
             levels, clip_of, level_index = t, owner[:, 0], owner  # (B,), (B,), (B, 1)
         else:

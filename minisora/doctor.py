@@ -5,8 +5,11 @@ import platform
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import minisora
@@ -35,6 +38,8 @@ def report(weights: str | None) -> None:
     print(f"           the oracle sees {minisora.world.caption(minisora.world.describe(clip))}")
     seconds = {count: statistics.median(timed(sora, prompt, count)) for count in (1, 16)}
     print("sampling   " + ", ".join(f"{n} at once {s:.2f} s" for n, s in seconds.items()))
+    for name, make in kinds(sora, prompt, clip).items():
+        print(f"  {name:26s} {statistics.median(timed_calls(make)):.2f} s")
     with tempfile.TemporaryDirectory() as folder:
         for suffix in minisora.video.SUFFIXES:
             path = minisora.video.write(Path(folder) / f"clip{suffix}", clip, scale=4)
@@ -42,11 +47,30 @@ def report(weights: str | None) -> None:
             print(f"  {suffix:6s} {size:.0f} kB, {count} frames read back")
 
 
-def timed(sora: "minisora.Sora", prompt: str, count: int, repeats: int = 3) -> list[float]:
-    """Seconds that `count` clips take, for each of some repeats."""
+def kinds(
+    sora: "minisora.Sora", prompt: str, clip: np.ndarray
+) -> dict[str, Callable[[], np.ndarray]]:
+    """What can be made, by name: a clip of each size, and each mode that goes on from `clip`."""
+    half = clip[: 1 + len(clip) // 2]  # (T, H, W, 3)
+    made: dict[str, Callable[[], np.ndarray]] = {"an image": lambda: sora(prompt, 1)}
+    for height, width in sora.trained_on["sizes"]:
+        made[f"{height} x {width}"] = partial(sora, prompt, height=height, width=width)
+    if "animate" in sora.trained_on["modes"]:
+        made["animate an image"] = lambda: sora.animate(clip[0], prompt)
+        made["extend by half"] = lambda: sora.extend(half, prompt, len(clip))
+        made["connect two clips"] = lambda: sora.connect(half, half, prompt)
+    return made
+
+
+def timed(sora: "minisora.Sora", prompt: str, count: int) -> list[float]:
+    """Seconds that `count` clips take, for each of three repeats."""
+    return timed_calls(lambda: sora([prompt] * count))
+
+
+def timed_calls(make: Callable[[], object], repeats: int = 3) -> list[float]:
     seconds = []
     for _ in range(repeats):
         started = time.perf_counter()
-        sora([prompt] * count)
+        make()
         seconds.append(time.perf_counter() - started)
     return seconds

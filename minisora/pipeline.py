@@ -152,7 +152,7 @@ class Sora:
         """Clips that begin with an image (H, W, 3): uint8 (B, num_frames, H, W, 3), one a prompt.
         Raises InputError as a call does."""
         image = np.asarray(image)
-        check_frames(image[None], "(H, W, 3)")
+        check_frames(image, "(H, W, 3)")
         plan = animate(self.default_shape[0] if num_frames is None else num_frames)
         settings = Settings(num_inference_steps, guidance_scale, negative_prompt, generator)
         return self.continue_clips(plan, prompt, [image[None]], settings)
@@ -211,12 +211,10 @@ class Sora:
     ) -> np.ndarray:
         """Samples what a plan leaves open of given clips (T, H, W, 3), once for each prompt."""
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        total = sum(map(len, plan.result))
-        _, height, width = self.resolve(prompts, total, *clips[0].shape[1:3])
+        _, height, width = self.resolve(prompts, plan.length, *clips[0].shape[1:3])
         given = [np.repeat(clip[None], len(prompts), axis=0) for clip in clips]
-        return self.sample(plan, prompts, given, (height, width), settings)
+        return self.sample(plan, prompts, given, (height, width), settings, stacklevel=5)
 
-    @torch.inference_mode()
     def sample(
         self,
         plan: Plan,
@@ -224,14 +222,17 @@ class Sora:
         given: list[np.ndarray],
         size: tuple[int, int],
         settings: "Settings",
+        stacklevel: int = 4,
     ) -> np.ndarray:
         """Samples a plan for each prompt: uint8 (B, T, H, W, 3). given: clips of one length and
-        size, a batch (B, T, H, W, 3) for each source of the plan.
+        size, a batch (B, T, H, W, 3) for each source of the plan. `stacklevel` is that of
+        `warnings.warn`: the line that a warning points at.
 
         Three steps: known frames become tokens, the rest is sampled, all tokens become frames.
         """
-        warn_of_unknown(self.text, [*prompts, settings.negative_prompt], stacklevel=4)
-        with autocast(self.device):
+        warn_of_unknown(self.text, [*prompts, settings.negative_prompt], stacklevel)
+        self.warn_of_untrained(plan, size, stacklevel)
+        with torch.inference_mode(), autocast(self.device):
             canvas = self.prepare(plan, given, len(prompts), size)
             canvas = self.solve(canvas, prompts, settings)
             video = self.decode(canvas)  # (B, 3, T, H, W)
@@ -240,7 +241,13 @@ class Sora:
     def prepare(
         self, plan: Plan, given: list[np.ndarray], count: int, size: tuple[int, int]
     ) -> Canvas:
-        """The canvas of a plan for `count` prompts: the given frames as tokens, zeros elsewhere."""
+        """The canvas of a plan for `count` prompts: the given frames as tokens, zeros elsewhere.
+        Raises InputError if frames are given and a token is more than one group of them."""
+        if plan.given and self.dit.patch[0] > 1:
+            raise InputError(
+                f"patches of this model join {self.dit.patch[0]} groups of frames, "
+                "so it goes on from no given frames: use one with patches of 1 in time"
+            )
         space, channels = self.vae.space, self.vae.channels
         shape = (plan.groups, size[0] // space, size[1] // space)  # (t, h, w)
         latents = torch.zeros(count, channels, *shape, device=self.device)  # (B, C, t, h, w)
@@ -256,7 +263,7 @@ class Sora:
         grid = grid_of(shape, self.dit.patch)
         tokens, where = tokenize(latents, self.dit.patch)  # (B, N, P), (N, 5)
         known = plan.known_groups()[:: self.dit.patch[0]]  # (t,)
-        known = known[:, None].expand(grid[0], grid[1] * grid[2]).reshape(1, -1)  # (1, N)
+        known = known[:, None].expand(-1, grid[1] * grid[2]).reshape(1, -1)  # (1, N)
         return Canvas(tokens, known.expand(count, -1).to(self.device), where, grid)
 
     def solve(self, canvas: Canvas, prompts: list[str], settings: "Settings") -> Canvas:
@@ -300,7 +307,7 @@ class Sora:
         self, prompts: list[str], num_frames: int | None, height: int | None, width: int | None
     ) -> tuple[int, int, int]:
         """Frames, height and width, with defaults for what is not given. Raises InputError for an
-        empty prompt, and for sizes that were not trained on."""
+        empty prompt, and for impossible sizes and lengths."""
         if not prompts or not all(map(self.text.has_words, prompts)):
             raise InputError(
                 "the prompt is empty: say what to show, "
@@ -322,16 +329,19 @@ class Sora:
                 f"{frames} frames of {high} x {wide} are {tokens:,} tokens, "
                 f"the most is {MOST_TOKENS:,}: make the clip shorter or smaller"
             )
-        self.warn_of_untrained(frames, high, wide)
         return frames, high, wide
 
-    def warn_of_untrained(self, frames: int, height: int, width: int) -> None:
-        """Warns of a size or a length that was not trained on."""
+    def warn_of_untrained(self, plan: Plan, size: tuple[int, int], stacklevel: int) -> None:
+        """Warns of a size or a length that was not trained on. The length is the canvas's: given
+        frames that do not stand on it do not count."""
+        (height, width), total = size, sum(map(len, plan.result))
         groups = {groups_of(number) for number in self.trained_on["durations"]}
         new = [f"{height} x {width}"] if [height, width] not in self.trained_on["sizes"] else []
-        new += [f"{frames} frames"] if groups_of(frames) not in groups else []
+        new += [f"{min(total, plan.length)} frames"] if plan.groups not in groups else []
         if new:
-            warnings.warn(f"not trained on {' or '.join(new)}: it may look worse", stacklevel=4)
+            warnings.warn(
+                f"not trained on {' or '.join(new)}: it may look worse", stacklevel=stacklevel
+            )
 
 
 @dataclass(frozen=True)

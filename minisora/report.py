@@ -103,3 +103,51 @@ def all_tables(result: dict[str, Any]) -> str:
     if any(row["measure"] == "caption" for row in rows):
         parts.append(pivot(captioner_cells(rows), "what the captioner says"))
     return "\n\n".join(parts)
+
+
+def sizes_cells(rows: list[Row], usual: Row) -> Iterator[tuple[str, str, str]]:
+    """ "All right" of every size: clips of each world, and images."""
+    for row in select(rows, measure="all", mode="text"):
+        world = LABELS.get(row["world"], str(row["world"]))
+        if row["frames"] in (1, usual["frames"]):
+            yield (
+                size_label(row),
+                f"images of {world}" if row["frames"] == 1 else world,
+                percent(row),
+            )
+
+
+def lengths_cells(rows: list[Row], usual: Row) -> Iterator[tuple[str, str, str]]:
+    """ "All right" of every length at the usual size, and of the attributes."""
+    size = {name: usual[name] for name in ("height", "width")}
+    lengths = select(rows, mode="text", world="shapes", **size)
+    for row in sorted(lengths, key=lambda row: row["frames"]):
+        if row["measure"] in ("color", "shape", "motion", "clean", "all"):
+            known = "" if row["frames"] in usual["durations"] else " *"
+            yield f"{row['frames']} frames{known}", str(row["measure"]), percent(row)
+
+
+def modes_cells(rows: list[Row]) -> Iterator[tuple[str, str, str]]:
+    """ "All right" and the far end of every mode, at every size and length."""
+    for row in rows:
+        if row["mode"] != "text" and row["measure"] in ("all", "far end"):
+            column = row["mode"] if row["measure"] == "all" else f"{row['mode']}, far end"
+            yield f"{size_label(row)}, {row['frames']} frames", column, percent(row)
+
+
+def size_label(row: Row) -> str:
+    """ "24 x 40", with a star if clips of this size were not trained on."""
+    return f"{row['height']} x {row['width']}{'' if row['trained_size'] else ' *'}"
+
+
+def breadth_tables(result: dict[str, Any]) -> str:
+    """The tables of sizes, lengths and modes, as Markdown (see breadth.py)."""
+    rows, head = result["rows"], f"everything right, % of {result['clips']} prompts"
+    usual = next(row for row in rows if row["mode"] == "text")
+    usual = usual | {"durations": {row["frames"] for row in rows if row["trained_length"]}}
+    tables = [
+        pivot(sizes_cells(rows, usual), f"{head}, {usual['frames']} frames"),
+        pivot(lengths_cells(rows, usual), f"{head}, {size_label(usual)}"),
+        pivot(modes_cells(rows), head),
+    ]
+    return "\n\n".join([*tables, "\\* not trained on"])

@@ -221,8 +221,8 @@ def fitted(
     """The tensors in float32 under their present names. Raises InputError if they are not the
     `expected` ones."""
     tensors = {current_name(key, expected): value for key, value in tensors.items()}
-    for key in ABSENT & expected.keys() - tensors.keys():
-        tensors[key] = torch.zeros_like(expected[key])
+    if not ABSENT & tensors.keys():
+        tensors |= {key: torch.zeros_like(expected[key]) for key in ABSENT & expected.keys()}
     for key in sorted(expected.keys() | tensors.keys()):
         if key not in tensors or key not in expected:
             problem = "missing" if key in expected else "not expected"

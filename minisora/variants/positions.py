@@ -19,5 +19,6 @@ class NoPositionEmbedding(DiT):
 
     def initialize_weights(self) -> None:
         super().initialize_weights()
-        nn.init.zeros_(self.position_embed.weight)
-        self.position_embed.requires_grad_(False)  # stays zero
+        for layer in (self.position_embed, self.scale_embed):
+            nn.init.zeros_(layer.weight)
+            layer.requires_grad_(False)  # stays zero

@@ -8,7 +8,6 @@ from the first frame of `BLEND` to the last. A clip of fewer than `MIN_FRAMES` f
 for its event. It is a clip of the world `shapes`: the first object with its first motion.
 """
 
-import itertools
 import re
 from dataclasses import replace
 from typing import Any
@@ -28,8 +27,7 @@ CHANGE = 8  # the frame at which the motion changes
 BLEND = (4, 12)  # the last frame of the old object alone, the first of the new one alone
 MIN_FRAMES = shapes.NO_TURN + 1  # of a clip that shows its event
 SCORES = ("background", "color", "size", "shape", "motion", "event", "clean", "all")
-MAX_DRIFT = 0.25  # of the new object's share from the law, in the worst frame of a clean blend
-SHIFTS = (-0.75, 0.0, 0.75)  # units, along x and y: where a blended object is searched
+MAX_DRIFT = 0.2  # of the new object's share from the law, in the worst frame of a clean blend
 # every word of every caption: those of one object, and the events
 WORDS = shapes.WORDS | {word for event in EVENTS for word in event.split()}
 
@@ -97,7 +95,9 @@ def trajectory(
     happens = num_frames >= MIN_FRAMES
     motions = (drawn["motion"], drawn["second_motion"] or drawn["motion"])
     directions = np.array([shapes.DIRECTIONS.get(motion, (0, 0)) for motion in motions])
-    speeds = rng.uniform(*shapes.SPEED, 2) if drawn["second_motion"] else rng.uniform(*shapes.SPEED)
+    speeds = (
+        rng.uniform(*shapes.SPEED, 2) if drawn["second_motion"] else rng.uniform(*shapes.SPEED)
+    )
     first, second = np.reshape(speeds, (-1, 1)) * directions  # (2,) each
 
     frame = np.arange(max(num_frames, MIN_FRAMES))[:, None]  # (T, 1)
@@ -147,7 +147,9 @@ def caption(truth: dict[str, Any]) -> str:
     """The rich caption; that of one object if nothing happens."""
     if not truth.get("event"):
         return shapes.caption(truth)
-    first = " ".join(filter(None, ["a", *(truth[n] for n in ("size", "color", "shape", "motion"))]))
+    first = " ".join(
+        filter(None, ["a", *(truth[n] for n in ("size", "color", "shape", "motion"))])
+    )
     change = truth["second_motion"] or f"a {truth['second_color']} {truth['second_shape']}"
     return f"{first}, {truth['event']} {change} on a {truth['background']} background"
 
@@ -193,7 +195,9 @@ def parse(text: str) -> dict[str, Any] | None:
         named[name] = first[name] if changes else first[name] or second[name]
         if name not in ("size", "background"):
             named[f"second_{name}"] = second[name] if changes else None
-    is_object = any(part[name] for part in (first, second) for name in ("shape", "color", "motion"))
+    is_object = any(
+        part[name] for part in (first, second) for name in ("shape", "color", "motion")
+    )
     return named if is_object else None
 
 
@@ -248,53 +252,45 @@ def read_motions(
 def fit_blend(frames: np.ndarray, old: Fit, new: Fit, unit: float) -> Fit:
     """Fits the frames between those of `old` and `new`: (N, H, W, 3), pixels minus background.
 
-    Both objects are at one place, near a straight path: no reversal is so early.
+    Both objects are at one place, near a straight path: no reversal is so early. Where the new
+    object's share is not the lawful one, the misfit is infinite.
     """
     share = second_share(BLEND[1])[-len(frames) :]  # (N,)
     path = old.position[-1] + share[:, None] * (new.position[0] - old.position[-1])  # (N, 2)
     radius = old.radius[-1] + share * (new.radius[0] - old.radius[-1])  # (N,)
-
-    def pictures(place: np.ndarray, soft: bool) -> list[np.ndarray]:
-        return [paint(fit, place, radius, frames.shape[1:3], soft) for fit in (old, new)]
-
+    covers = [
+        np.nan_to_num(shapes.cover(fit.shape, path, radius, *frames.shape[1:3]))  # (N, H, W)
+        for fit in (old, new)
+    ]
     # noise far from both objects is ignored
-    strong = np.linalg.norm(frames, axis=-1) > 0.4 * min(map(np.linalg.norm, (old.contrast, new.contrast)))
-    shown = strong | sum(pictures(path, soft=False)).any(-1)
-    frames = np.where(oracle.surround(shown, unit)[..., None], frames, 0.0)
-    fits = []
-    for x, y, soft in itertools.product(SHIFTS, SHIFTS, (False, True)):
-        place = path + unit * np.array([x, y])  # (N, 2)
-        fits.append((place, blend_misfit(frames, *pictures(place, soft), share)))
-    places, misfits = (np.stack(found) for found in zip(*fits, strict=True))  # (K, N, 2), (K, N)
-    best = misfits.argmin(0), np.arange(len(share))
-    return replace(old, position=places[best], radius=radius, misfit=misfits[best], stray=0 * share)
+    near = oracle.surround(covers[0] + covers[1] > 0, unit)  # (N, H, W)
+    contrast = min(np.linalg.norm(fit.contrast) for fit in (old, new))
+    strong = np.linalg.norm(frames, axis=-1) > 0.4 * contrast  # (N, H, W)
+    stray = (strong & ~near).sum((1, 2)) / (oracle.AREA[old.shape] * radius**2)  # (N,)
+    frames = np.where(near[..., None], frames, 0.0)
+    pictures = [a[..., None] * fit.contrast for a, fit in zip(covers, (old, new), strict=True)]
+    misfit, drift, shift = blend_errors(frames, *pictures, share)
+    misfit = np.where(np.abs(drift) < MAX_DRIFT, misfit, np.inf)
+    return replace(old, position=path + shift, radius=radius, misfit=misfit, stray=stray)
 
 
-def paint(
-    fit: Fit, place: np.ndarray, radius: np.ndarray, size: tuple[int, ...], soft: bool
-) -> np.ndarray:
-    """The picture of an object at other places (N, 2), minus background: (N, H, W, 3)."""
-    alpha = np.nan_to_num(shapes.cover(fit.shape, place, radius, *size))  # (N, H, W)
-    return (oracle.blur(alpha) if soft else alpha)[..., None] * fit.contrast
-
-
-def blend_misfit(
+def blend_errors(
     frames: np.ndarray, old: np.ndarray, new: np.ndarray, share: np.ndarray
-) -> np.ndarray:
-    """What the lawful blend of two pictures leaves unexplained, as a share of their energy: (N,).
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How frames differ from the lawful blend of two pictures, all (N, H, W, 3).
 
-    All pictures are (N, H, W, 3). Infinite if another share of the new picture fits better, more
-    than MAX_DRIFT off.
+    Returns the unexplained energy as a share of the pictures' own (N,), and by least squares how
+    much more of the new picture would fit (N,) and how far away, (N, 2) as (x, y) in pixels.
     """
-
-    def dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return np.einsum("nhwc,nhwc->n", a, b)  # (N,)
-
     change = new - old
-    rest = frames - old - share[:, None, None, None] * change
-    drift = dot(rest, change) / dot(change, change)  # (N,), by least squares
-    energy = (1 - share) * dot(old, old) + share * dot(new, new)  # (N,)
-    return np.where(np.abs(drift) < MAX_DRIFT, dot(rest, rest) / energy, np.inf)
+    blend = old + share[:, None, None, None] * change
+    down, right = np.gradient(blend, axis=(1, 2))
+    columns = np.stack([change, -right, -down], -1).reshape(len(frames), -1, 3)  # (N, P, 3)
+    rest = (frames - blend).reshape(len(frames), -1, 1)  # (N, P, 1)
+    normal = columns.mT @ columns  # (N, 3, 3)
+    found = (np.linalg.pinv(normal) @ columns.mT @ rest)[..., 0]  # (N, 3)
+    energy = (1 - share) * np.square(old).sum((1, 2, 3)) + share * np.square(new).sum((1, 2, 3))
+    return np.square(rest).sum((1, 2)) / energy, found[:, 0], found[:, 1:]
 
 
 def join(*parts: Fit) -> Fit:
@@ -313,7 +309,9 @@ def agree(truth: dict[str, Any], read: dict[str, Any]) -> dict[str, bool]:
     def same(name: str) -> bool:
         return truth.get(name) == read.get(name)  # a clip that is too short has no event
 
-    right = {name: same(name) for name in ("background", "color", "size", "shape", "motion", "event")}
+    right = {
+        name: same(name) for name in ("background", "color", "size", "shape", "motion", "event")
+    }
     for name in ("color", "shape", "motion"):
         right[name] = right[name] and same(f"second_{name}")
     right["clean"] = read["clean"]
@@ -326,7 +324,10 @@ def order(truth: dict[str, Any], read: dict[str, Any]) -> str:
     names = CHANGES[truth["event"]]
     # what stays the same is shown before and after
     (first, second), shown = (
-        [tuple(one[name] for name in names), tuple(one[f"second_{name}"] or one[name] for name in names)]
+        [
+            tuple(one[name] for name in names),
+            tuple(one[f"second_{name}"] or one[name] for name in names),
+        ]
         for one in (truth, read)
     )
     if shown == [first, second]:

@@ -5,6 +5,7 @@ moment of the machine hurts all of them alike. The peers come from `pip install 
 """
 
 import json
+import math
 import resource
 import statistics
 import subprocess
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import minisora
@@ -261,6 +263,93 @@ def sampling() -> None:
     )
 
 
+def sizes() -> None:
+    sora = minisora.Sora.from_pretrained()
+    prompt = "a small red circle moving right on a black background"
+    shapes = [(17, *size) for size in sora.trained_on["sizes"]] + [(1, 32, 32), (33, 32, 32)]
+    seconds = in_turns(
+        {shape: lambda s=shape: sora([prompt] * 8, *s) for shape in shapes}, rounds=5
+    )
+    usual = seconds[17, 32, 32]
+    print("Sampling 8 clips at once, by size and length:\n")
+    table(
+        ["frames", "size", "a clip", "beside the usual"],
+        [
+            [t, f"{h} x {w}", f"{s / 8:.3f} s", f"{s / usual:.2f}"]
+            for (t, h, w), s in seconds.items()
+        ],
+    )
+
+
+def packing() -> None:
+    """One training step on the shipped mix of sizes and lengths, in three ways."""
+    grids = [
+        (5, 4, 4),
+        (1, 4, 4),
+        (9, 4, 4),
+        (5, 3, 5),
+        (5, 4, 7),
+        (9, 3, 3),
+        (5, 6, 6),
+        (5, 3, 3),
+    ]
+    grids = [grids[i % len(grids)] for i in range(40)]  # 3,320 tokens
+    dit, text = DiT("laptop", pooled=False), torch.randn(len(grids), 16, 128)
+    clips = [(torch.randn(1, math.prod(g), 32), positions(g)[None]) for g in grids]
+    counts = [x.shape[1] for x, _ in clips]
+    total, most = sum(counts), max(counts)
+
+    def backward(out: Tensor) -> None:
+        out.float().square().mean().backward()
+
+    def buckets() -> None:
+        for grid in set(grids):
+            same = [i for i, other in enumerate(grids) if other == grid]
+            x = torch.cat([clips[i][0] for i in same])  # (B, N, P)
+            backward(dit(x, torch.rand(len(same)), text[same], positions(grid)))
+
+    def largest() -> None:
+        x = torch.cat([F.pad(x, (0, 0, 0, most - x.shape[1])) for x, _ in clips])
+        where = torch.cat([F.pad(p, (0, 0, 0, most - p.shape[1]), value=1.0) for _, p in clips])
+        backward(dit(x, torch.rand(len(clips)), text, where))
+
+    def packed() -> None:
+        x, where = (torch.cat(parts, dim=1) for parts in zip(*clips, strict=True))
+        levels = torch.rand(len(clips)).repeat_interleave(torch.tensor(counts))[None]  # (1, N)
+        backward(dit(x, levels, text, where, counts))
+
+    def cast(step: Callable[[], None]) -> Callable[[], None]:
+        def run() -> None:
+            dit.zero_grad(set_to_none=True)
+            with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16("cpu")):
+                step()
+
+        return run
+
+    ways = {
+        "buckets of one size": buckets,
+        "packed into a row": packed,
+        "padded to the largest": largest,
+    }
+    seconds = in_turns({name: cast(step) for name, step in ways.items()})
+    padding = {"padded to the largest": 1 - total / (most * len(grids))}
+    print(
+        f"A step on {len(grids)} clips of {len(set(grids))} sizes and lengths, {total} tokens:\n"
+    )
+    table(
+        ["clips are", "a step", "a token", "padding"],
+        [
+            [
+                name,
+                f"{1000 * s:.0f} ms",
+                f"{1e6 * s / total:.0f} us",
+                f"{padding.get(name, 0):.0%}",
+            ]
+            for name, s in seconds.items()
+        ],
+    )
+
+
 def profile() -> None:
     from torch.profiler import profile as recorder
 
@@ -332,6 +421,8 @@ PARTS = {
     "vae": vae,
     "scaling": scaling,
     "sampling": sampling,
+    "sizes": sizes,
+    "packing": packing,
     "profile": profile,
     "allocator": allocator,
 }
