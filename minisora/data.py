@@ -2,8 +2,9 @@
 
 The source is a mixture of worlds. A view is what a network is shown of the clips: pixels for the
 VAE, latents for the transformer, frames with captions for the captioner. Clips are rendered once;
-batch k is a function of (seed, k, rank), so a resumed run needs no state and no two ranks share a
-clip.
+batch k is a function of (seed, k, rank), so a resumed run needs no state. Ranks share no clips, but in
+packed rows, whose clips are drawn freely.
+
 """
 
 import itertools
@@ -296,6 +297,8 @@ class EncodedView(View):
             check_shares(share=share)
             if frames % GROUP != 1:
                 raise InputError(f"data.view.lengths are 1 + 4k frames, got {frames}")
+        if lengths is not None and not sum(lengths.values()):
+            raise InputError("data.view.lengths give no length a share: set one above 0")
         self.vae, self.lengths = weights.load(vae, "vae", VAE), lengths
 
     @property
@@ -326,11 +329,11 @@ class EncodedView(View):
             return {num_frames: 1.0}
         return {num_frames: 0.85} | {frames: 0.15 / len(shorter) for frames in shorter}
 
-    def captions_of(self, data: ClipData, index: int) -> dict[int, str]:
+    def captions_of(self, data: ClipData, index: int, clip: Clip) -> dict[int, str]:
         """The caption of clip number `index` at each length. It names what such a clip shows."""
-        world, whole = data.source.world_of(data.seed, index), data.clip(index).caption
+        world = data.source.world_of(data.seed, index)
         return {
-            frames: whole if frames >= world.shows_all else data.clip(index, frames).caption
+            frames: clip.caption if frames >= world.shows_all else data.clip(index, frames).caption
             for frames in self.durations(data.num_frames)
         }
 
@@ -345,8 +348,9 @@ class Latents(EncodedView):
     these clips; its captions replace the world's own, for images too.
 
     A share `known` of the clips has known tokens: "modes" names what is given (see `canvas.MODES`;
-    "text": nothing). Those clips are cut from anywhere in the whole clip, half of them without the
-    latent of one frame that every clip begins with; "start" is 1 for these, else 0.
+    "text": nothing). Those clips are cut from anywhere in the whole clip, whose caption they keep;
+    half of them without the latent of one frame that every clip begins with; "start" is 1 for
+    these, else 0.
 
     If `packed`, a step is one row of clips of all sizes and lengths, as long as a usual batch, and
     "latents" is a list of (C, t, h, w). Source: Dehghani et al., "Patch n' Pack: NaViT" (2023).
@@ -411,8 +415,8 @@ class Latents(EncodedView):
         """Latents (64, C, t, h, w) of clips, and those of each group's last frame as an image,
         which are left out, t = 0, if no clip has known tokens."""
         clips = [data.clip(i) for i in indices]
-        for i in indices:
-            self.captions[i] = self.captions_of(data, i)
+        for i, clip in zip(indices, clips, strict=True):
+            self.captions[i] = self.captions_of(data, i, clip)
         video = to_pixels(np.stack([clip.frames for clip in clips])).to(self.device)
         lasts = video[:, :, ::GROUP] if self.known else video[:, :, :0]  # (64, 3, t, H, W)
         with torch.inference_mode(), autocast(self.device):
@@ -500,7 +504,7 @@ class Captions(EncodedView):
         for i in tqdm(range(data.clips), "rendering", unit="clip"):
             clip = data.clip(i)
             self.frames.append(clip.frames)  # uint8 (T, H, W, 3)
-            captions = self.captions_of(data, i).items()
+            captions = self.captions_of(data, i, clip).items()
             self.captions.append({frames: language.in_order(text) for frames, text in captions})
             self.short_captions.append(clip.short_caption)
 

@@ -142,9 +142,10 @@ class VAETraining(Training):
         super().__init__(**options)
         check_numbers(0, 1000, kl_weight=kl_weight)
         self.vae, self.kl_weight = vae, kl_weight
-        self.given = weights.load(encoder, "vae", VAE) if encoder else None
-        if self.given:
-            self.keep_encoder(self.given)
+        # in a list: the given VAE is not part of the checkpoint
+        self.given = [weights.load(encoder, "vae", VAE)] if encoder else []
+        for given in self.given:
+            self.keep_encoder(given)
 
     def keep_encoder(self, given: VAE) -> None:
         """Freezes the encoder at that of another VAE. Raises InputError if they differ in form."""
@@ -171,7 +172,7 @@ class VAETraining(Training):
         checkpoint is restored."""
         clips = to_pixels(self.trainer.datamodule.view.frames[0][:256])  # (256, 3, T, H, W)
         if self.given:
-            self.vae.decode_linear.load_state_dict(self.given.decode_linear.state_dict())
+            self.vae.decode_linear.load_state_dict(self.given[0].decode_linear.state_dict())
         else:
             self.vae.start_from_pca(clips)
         baseline = type(self.vae)(**self.vae.config)
@@ -306,6 +307,11 @@ class DiTTraining(Training):
             for frames in view.durations(data.num_frames):
                 latents = (1 + (frames - 1) // GROUP, height // space, width // space)
                 grid_of(latents, patch)
+        if view.known and patch[0] > 1:
+            raise InputError(
+                f"known tokens need patches of one latent in time, got {patch[0]}: "
+                "set data.view.known to 0 or model.dit.patch"
+            )
 
     def optimized(self) -> tuple[torch.nn.Module, list[torch.nn.Module]]:
         return self, [*self.dit.blocks, *self.text.blocks]
@@ -333,7 +339,7 @@ class DiTTraining(Training):
     def packed_losses(
         self, batch: dict[str, Any], text: Tensor, generator: torch.Generator
     ) -> Tensor:
-        """The losses (B,) of clips of any size and length, as one row of tokens. `token_drop`
+        """The losses of clips of any size and length, as one row of tokens: (B,) or fewer. `token_drop`
         leaves tokens out, fewer and fewer until the end of the training."""
         clips = zip(batch["latents"], batch["modes"], batch["start"], strict=True)
         made = [self.noised(z[None], [mode], start[None], generator) for z, mode, start in clips]
@@ -348,8 +354,9 @@ class DiTTraining(Training):
         losses = [
             flow_loss(prediction, each.tokens, each.eps, self.dit.target, each.known)
             for prediction, each in zip(predictions, made, strict=True)
+            if each.known is None or not each.known.all()  # all unknown ones may be left out
         ]
-        return torch.cat(losses)  # (B,)
+        return torch.cat(losses)
 
     def kept_tokens(self, count: int, generator: torch.Generator) -> Tensor:
         """Indices of the tokens that are not left out, in order, at least one."""

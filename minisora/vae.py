@@ -105,7 +105,8 @@ class VAE(nn.Module):
         decoder_depth: int | None = None,
     ) -> None:
         super().__init__()
-        decoder_width, decoder_depth = decoder_width or width, decoder_depth or depth
+        decoder_width = width if decoder_width is None else decoder_width
+        decoder_depth = depth if decoder_depth is None else decoder_depth
         self.config = {
             "channels": channels, "space": space, "width": width, "depth": depth,
             "decoder_width": decoder_width, "decoder_depth": decoder_depth,

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from minisora import weights
 from minisora.cli import main
 from minisora.dit import DiT
 from minisora.pipeline import Sora
@@ -21,6 +22,7 @@ TRAINED_ON = {
     "fps": 8,
 }
 CONFIGS = Path(__file__).parent.parent / "configs"
+STAGE_OF = {"decoder": "vae", "generalist": "dit"}  # configs that do not have the name of theirs
 DEFAULTS = {"num_inference_steps": 2, "guidance_scale": 2.0, "shift": 3.0, "sampler": "euler"}
 
 
@@ -31,6 +33,11 @@ def shake(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
         for p in module.parameters():
             p.add_(0.1 * torch.randn(p.shape, generator=generator))
     return module.eval()
+
+
+def stage_of(config: Path) -> str:
+    """What `minisora fit` trains with a config."""
+    return STAGE_OF.get(config.stem, config.stem)
 
 
 def fit(stage: str, root: Path, *arguments: str) -> None:
@@ -89,6 +96,13 @@ def untrained_sora() -> Sora:
     text = shake(TextEncoder(sorted(WORDS), width=32, depth=1))
     dit = shake(DiT("tiny", channels=4, patch=(1, 1, 1), text_width=32))
     return Sora(vae, text, dit, TRAINED_ON, DEFAULTS)
+
+
+@pytest.fixture
+def vae_folder(tmp_path: Path) -> str:
+    """The bundle of an untrained VAE that encodes 4 channels, each 8 x 8 pixels."""
+    weights.save(tmp_path, {}, vae=shake(VAE(channels=4, space=8, width=16, depth=1)))
+    return str(tmp_path)
 
 
 @pytest.fixture

@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 import torch
 import yaml
 from conftest import CONFIGS, fit, untrained_sora
@@ -76,6 +77,7 @@ OPTIONS = {
     "recaption": ["clips", "seed", "worlds", "wrong", "typos", "mix", "weights", "config"],
     "fit": [
         *("data.seed", "data.clips", "data.worlds", "data.view", "data.batch_size", "config"),
+        *("data.sizes", "data.num_frames", "data.view.lengths", "data.view.known"),
         *("model", "model.lr", "model.dit", "model.dit.size", "model.vae.width", "model.text"),
         *("trainer.devices", "trainer.callbacks", "trainer.logger", "ckpt_path", "print_config"),
     ],
@@ -218,8 +220,9 @@ def make_sources(folder: Path) -> None:
 
 def make_bundle(folder: Path) -> None:
     """Writes a tiny untrained video model with its own captioner and upsampler."""
-    words = sorted(world.WORDS)
-    untrained_sora().save(folder)
+    words, sora = sorted(world.WORDS), untrained_sora()
+    sora.defaults = sora.defaults | {"base_tokens": 80, "num_frames": 9, "guidance_until": 0.1}
+    sora.save(folder)
     captioner = Captioner(words, width=32, depth=1, frames=5)
     weights.save(folder, {}, captioner=captioner, upsampler=Upsampler(words, width=32, depth=1))
 
@@ -292,12 +295,13 @@ def tensors_case(sources: Path, folder: Path, rng: random.Random) -> None:
 
 
 def read_bundle(folder: Path) -> None:
-    """Loads every part of a bundle, and samples a small clip."""
+    """Loads every part of a bundle, and samples a small clip and one from an image."""
     for name, kind in PARTS.items():
         weights.load(folder, name, kind)
     sora = Sora.from_pretrained(folder)
     if math.prod(sora.default_shape) < 10**5:  # larger clips are slow, not wrong
         sora(PROMPT, num_inference_steps=1)
+        sora.animate(np.zeros((8, 8, 3), np.uint8), PROMPT, 5, num_inference_steps=1)
 
 
 def own_clips_case(sources: Path, folder: Path, rng: random.Random) -> None:

@@ -83,8 +83,9 @@ def test_every_option_is_understood(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ([""], "the prompt is empty"),
-        ([STAR, "--height", "48"], "got 48 x 32: the nearest is 32 x 32"),
-        ([STAR, "--num-frames", "99"], "the nearest is 17"),
+        ([STAR, "--height", "47"], "height must be a multiple of 8, got 47: the nearest is 48"),
+        ([STAR, "--num-frames", "0"], "num_frames must be 1 or more, got 0"),
+        ([STAR, "--num-frames", "99999"], "the most is 16,384: make the clip shorter or smaller"),
         ([STAR, "--out", "{here}/clip.xyz"], "unknown suffix '.xyz'"),
         ([STAR, "--out", "{here}/no/clip.mp4"], "is not a folder"),
         ([STAR, "--weights", "{here}"], "no weights in"),
@@ -93,7 +94,8 @@ def test_every_option_is_understood(tmp_path: Path) -> None:
         ([STAR, "--seed", "-1"], "whole number from 0"),
     ],
     ids=[
-        *("empty", "height", "frames", "suffix", "folder", "weights", "scale", "steps", "seed"),
+        *("empty", "height", "no frames", "too many frames"),
+        *("suffix", "folder", "weights", "scale", "steps", "seed"),
     ],
 )
 def test_bad_input_is_one_sentence_and_leaves_nothing(
@@ -110,6 +112,20 @@ def test_unknown_words_are_a_warning(sample) -> None:
     said = sample("a large sqare crimson star moving up on a navy background", "--as-typed")
     expected = "minisora: warning: the model does not know 'sqare' (nearest known: square), "
     assert expected + "'crimson'; it reads them as blanks" in said.err
+
+
+def test_a_size_and_a_length_that_were_not_trained_on_are_one_warning(sample) -> None:
+    said = sample(STAR, "--height", "48", "--num-frames", "21")
+    expected = "minisora: warning: not trained on 48 x 32 or 21 frames: it may look worse\n"
+    assert said.err.count("warning") == 1
+    assert expected in said.err
+
+
+def test_a_clip_may_have_a_size_and_a_length_that_were_not_trained_on(
+    sample, tmp_path: Path
+) -> None:
+    sample(STAR, "--height", "48", "--num-frames", "21", "--scale", "1")
+    assert video.read(tmp_path / "clip.gif").shape == (21, 48, 32, 3)
 
 
 def test_a_world_that_was_not_trained_on_is_a_warning(sample) -> None:

@@ -10,6 +10,7 @@ from minisora.dit import SIZES, DiT, dimensions
 from minisora.patches import positions
 
 CONFIG = {"size": "tiny", "channels": 4, "patch": (1, 2, 2), "text_width": 24}
+OWNER = torch.arange(3)[:, None]  # the tokens of each of three clips are its own
 
 
 @pytest.fixture
@@ -45,8 +46,8 @@ def test_the_untrained_model_predicts_zero(untrained: DiT, inputs) -> None:
 
 
 def test_untrained_blocks_are_the_identity(untrained: DiT, inputs) -> None:
-    conditioning, level_index = untrained.conditioning(inputs["t"], inputs["text"])
-    factors = rotation_factors(inputs["positions"], untrained.frequencies)
+    conditioning, level_index = untrained.conditioning(inputs["t"], inputs["text"], OWNER)
+    factors = rotation_factors(inputs["positions"][:, :3], untrained.frequencies)
     x = torch.randn(3, 12, untrained.width)
     for block in untrained.blocks:
         assert torch.equal(block(x, conditioning, level_index, factors, inputs["text"]), x)
@@ -66,13 +67,13 @@ def half_known(inputs) -> dict[str, torch.Tensor]:
 
 
 def test_conditioning_is_computed_once_per_distinct_level(dit: DiT, half_known) -> None:
-    conditioning, _ = dit.conditioning(half_known["t"], half_known["text"])
+    conditioning, _ = dit.conditioning(half_known["t"], half_known["text"], OWNER)
     assert len(conditioning) == 6  # two levels in each of three clips
 
 
 def test_each_token_finds_the_conditioning_of_its_level(dit: DiT, half_known) -> None:
-    conditioning, level_index = dit.conditioning(half_known["t"], half_known["text"])
-    at_zero, _ = dit.conditioning(torch.zeros(3), half_known["text"])
+    conditioning, level_index = dit.conditioning(half_known["t"], half_known["text"], OWNER)
+    at_zero, _ = dit.conditioning(torch.zeros(3), half_known["text"], OWNER)
     assert torch.allclose(conditioning[level_index[:, 0]], at_zero, atol=1e-6)
 
 
@@ -89,9 +90,22 @@ def test_tokens_have_no_order_but_their_positions(dit: DiT, inputs) -> None:
     assert torch.allclose(dit(**permuted), dit(**inputs)[:, order], atol=1e-4)
 
 
-def test_positions_matter(dit: DiT, inputs) -> None:
-    moved = inputs | {"positions": inputs["positions"] + 1}
-    assert not torch.allclose(dit(**moved), dit(**inputs), atol=1e-3)
+@pytest.mark.parametrize("column", range(5), ids=["t", "h", "w", "height", "width"])
+def test_positions_and_the_size_of_the_picture_matter(dit: DiT, inputs, column: int) -> None:
+    moved = inputs["positions"] + torch.eye(5)[column]
+    assert not torch.allclose(dit(**inputs | {"positions": moved}), dit(**inputs), atol=1e-3)
+
+
+def test_the_layer_for_the_size_of_the_picture_starts_at_zero(untrained: DiT) -> None:
+    """It joins in training, so weights from before there were sizes go on as they were."""
+    assert not any(p.any() for p in untrained.scale_embed.parameters())
+
+
+def test_at_zero_the_size_of_the_picture_does_not_matter(dit: DiT, inputs) -> None:
+    for p in dit.scale_embed.parameters():
+        torch.nn.init.zeros_(p)
+    larger = inputs["positions"] * torch.tensor([1, 1, 1, 3, 3])
+    assert torch.equal(dit(**inputs | {"positions": larger}), dit(**inputs))
 
 
 def test_clips_do_not_see_each_other(dit: DiT, inputs) -> None:
@@ -102,17 +116,37 @@ def test_clips_do_not_see_each_other(dit: DiT, inputs) -> None:
 
 def test_clips_may_differ_in_their_positions(dit: DiT, inputs) -> None:
     """Each clip of the batch comes out as it does alone."""
-    moved = inputs["positions"] + torch.tensor([[0.0, 0, 0], [2, 0, 1], [0, 3, 5]])[:, None]
-    together = dit(**inputs | {"positions": moved})  # (3, 12, 3)
+    shifts = torch.tensor([[0.0, 0, 0, 0, 0], [2, 0, 1, 0, 0], [0, 3, 5, 1, 2]])
+    moved = inputs["positions"] + shifts[:, None]
+    together = dit(**inputs | {"positions": moved})  # (3, 12, 5)
     for i in range(3):
-        alone = dit(**one_clip(inputs, i) | {"positions": moved[i]})  # (12, 3)
+        alone = dit(**one_clip(inputs, i) | {"positions": moved[i]})  # (12, 5)
         assert torch.allclose(together[i : i + 1], alone, atol=1e-5)
     assert not torch.allclose(together[1:], dit(**inputs)[1:], atol=1e-3)
 
 
 def test_repeating_positions_for_every_clip_changes_nothing(dit: DiT, inputs) -> None:
-    repeated = inputs | {"positions": inputs["positions"].expand(3, 12, 3)}
+    repeated = inputs | {"positions": inputs["positions"].expand(3, 12, 5)}
     assert torch.allclose(dit(**repeated), dit(**inputs), atol=1e-5)
+
+
+@pytest.mark.parametrize("per_token", [False, True], ids=["clean", "half known"])
+def test_packed_clips_come_out_as_they_do_alone(dit: DiT, inputs, per_token: bool) -> None:
+    """Three clips of 12, 4 and 6 tokens as one row: a token sees its own clip and text only."""
+    grids, known = [(3, 2, 2), (1, 2, 2), (1, 2, 3)], 3 if per_token else 0
+    lengths = [12, 4, 6]
+    tokens = [torch.randn(1, count, 16) for count in lengths]
+    levels = [torch.full((1, n), 0.2 * (n % 5) + 0.1) for n in lengths]  # one a clip
+    for t in levels:
+        t[:, :known] = 0
+    where = [positions(grid)[None] for grid in grids]
+    row = (torch.cat(parts, dim=1) for parts in (tokens, levels))
+    together = dit(*row, inputs["text"], torch.cat(where, dim=1), lengths)
+    alone = [
+        dit(x, t, inputs["text"][i : i + 1], place)
+        for i, (x, t, place) in enumerate(zip(tokens, levels, where, strict=True))
+    ]
+    assert torch.allclose(together, torch.cat(alone, dim=1), atol=1e-5)
 
 
 @pytest.mark.parametrize(("name", "change"), [("text", 0.5), ("t", 0.05)])

@@ -18,6 +18,7 @@ from minisora.dit import DiT
 from minisora.evaluate import sample_clips
 from minisora.experiments import binding, paraphrases, recaption, recipe, runs
 from minisora.experiments.runs import Run
+from minisora.patches import positions
 from minisora.vae import VAE, to_pixels
 from minisora.variants.positions import NoPositionEmbedding, NoRotations
 from minisora.weights import fingerprint
@@ -237,8 +238,8 @@ SMALL = {"size": "tiny", "channels": 4, "patch": (1, 1, 1), "text_width": 32, "p
     ("kind", "same"), [(DiT, False), (NoPositionEmbedding, True)], ids=["DiT", "variant"]
 )
 def test_without_position_embedding_only_distances_count(kind, same: bool, tokens) -> None:
-    dit, here = stirred(kind(**SMALL)), torch.arange(24.0).view(8, 3)  # (N, 3)
-    moved = dit(*tokens, here + 2)
+    dit, here = stirred(kind(**SMALL)), positions((2, 2, 2))  # (N, 5)
+    moved = dit(*tokens, here + torch.tensor([2, 2, 2, 0, 0]))
     assert torch.allclose(dit(*tokens, here), moved, atol=1e-5) is same
 
 
@@ -246,8 +247,9 @@ def test_without_position_embedding_only_distances_count(kind, same: bool, token
     ("kind", "same"), [(DiT, False), (NoRotations, True)], ids=["DiT", "variant"]
 )
 def test_without_rotations_attention_sees_no_distances(kind, same: bool, tokens) -> None:
-    dit, here = stirred(kind(**SMALL)), torch.arange(24.0).view(8, 3)
-    torch.nn.init.zeros_(dit.position_embed.weight)  # the other way to see positions
+    dit, here = stirred(kind(**SMALL)), positions((2, 2, 2))
+    for layer in (dit.position_embed, dit.scale_embed):  # the other ways to see positions
+        torch.nn.init.zeros_(layer.weight)
     assert torch.allclose(dit(*tokens, here), dit(*tokens, here.flip(0)), atol=1e-5) is same
 
 
@@ -256,9 +258,10 @@ def test_a_trained_variant_is_loaded_as_one(kind, tiny: Run, folder: Path) -> No
     flags = (*TINY, "--model.dit", f"{kind.__module__}.{kind.__name__}")
     bundle = runs.train("recipe", replace(tiny, flags=flags), seed=0, steps=2)
     dit = Sora.from_pretrained(bundle, "cpu").dit
-    off = dit.frequencies if kind is NoRotations else dit.position_embed.weight
+    embedded = [*dit.position_embed.parameters(), *dit.scale_embed.parameters()]
+    off = [dit.frequencies] if kind is NoRotations else embedded
     assert type(dit) is kind
-    assert not off.any()
+    assert not any(part.any() for part in off)
 
 
 # Rescaled latents
@@ -300,7 +303,8 @@ def test_caption_files_fit_the_training_clips(kind: str, folder: Path, small_vae
     path = recaption.captions_file(kind, seed=1, clips=16)
     data = ClipData(Latents(str(small_vae), captions=str(path)), clips=16, seed=1)
     data.setup("fit")
-    assert data.view.captions == data.view.image_captions == read_captions(str(path))[1]
+    written = read_captions(str(path))[1]
+    assert data.view.captions == [dict.fromkeys((17, 1, 5, 9, 13), text) for text in written]
 
 
 def test_recaptioning_trains_on_each_kind_of_captions(folder: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import CONFIGS, fit
+from conftest import CONFIGS, fit, stage_of
 from lightning.pytorch.callbacks import (
     Callback,
     EMAWeightAveraging,
@@ -54,7 +54,6 @@ def value(config: dict, flag: str) -> object:
         ("--model.pooled", "false"),
         ("--data.vae", "data/weights"),
         ("--data.captions", "captions.jsonl"),
-        ("--data.shorter", "0.5"),
         ("--data.ordered_steps", "7"),
         ("--model.text_depth", "2"),
         ("--model.text_length", "20"),
@@ -143,14 +142,14 @@ def built(stage: str, root: Path, *arguments: str) -> FitCLI:
     return run_cli(BuildingCLI, stage, [*folder, *arguments])
 
 
-CONFIG_FILES = sorted(path for path in CONFIGS.glob("*/*.yaml") if path.stem in STAGES)
+CONFIG_FILES = sorted(path for path in CONFIGS.glob("*/*.yaml") if stage_of(path) in STAGES)
 
 
 @pytest.mark.parametrize(
     "path", CONFIG_FILES, ids=lambda path: str(path.relative_to(CONFIGS).with_suffix(""))
 )
 def test_every_config_parses(path: Path) -> None:
-    config = parse(path.stem, ["--config", str(path)])
+    config = parse(stage_of(path), ["--config", str(path)])
     own = yaml.safe_load(path.read_text())["trainer"]["max_steps"]
     assert config["trainer"]["max_steps"] == own
 
@@ -298,11 +297,28 @@ REFUSED = {
     "other channels": (["--model.dit.channels=8"], "--model.dit.channels follows from data.view"),
     "long patches": (
         ["--model.dit.patch=[5,2,2]"],
-        "patches of 5 latents in time do not cut shorter clips",
+        "latents of (1, 4, 4) are not cut evenly by patches of (5, 2, 2)",
     ),
-    "an uneven height": (
-        ["--data.height=36"],
-        "data.height and data.width must be multiples of 8, got 36 and 32",
+    "an uneven size": (
+        ["--data.sizes=[[32,32],[36,32]]"],
+        "data.sizes must be multiples of 8, got 36 x 32",
+    ),
+    "a size without width": (["--data.sizes=[[32]]"], "data.sizes holds [height, width] each"),
+    "more sizes than clips": (
+        ["--data.sizes=[[32,32],[24,40]]", "--data.clips=1"],
+        "1 clips are too few for 2 sizes: set data.clips",
+    ),
+    "a length inside a group": (
+        ["--data.view.lengths={{17: 0.5, 8: 0.5}}"],
+        "data.view.lengths are 1 + 4k frames, got 8",
+    ),
+    "a length of more than the clips": (
+        ["--data.view.lengths={{33: 1}}"],
+        "data.view.lengths has 33 frames, clips have 17: set data.num_frames",
+    ),
+    "a cut event": (
+        ['--data.worlds={{"events": 1}}', "--data.view.lengths={{17: 0.5, 9: 0.5}}"],
+        "clips of the world events are cut to 1 frame or to 17 or more, not to 9",
     ),
     "short texts": (
         ["--model.text.length=9"],

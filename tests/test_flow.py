@@ -6,6 +6,7 @@ from minisora.flow import (
     draw_levels,
     flow_loss,
     ideal_velocity,
+    shift_for,
     shift_levels,
     to_velocity,
     training_target,
@@ -45,10 +46,10 @@ def test_conversions_stay_finite_where_the_divisor_is_zero(target: str) -> None:
 @pytest.fixture
 def half_known() -> dict[str, torch.Tensor]:
     """Arguments of flow_loss for two clips of six tokens. The first four of clip 0 are known."""
-    t = torch.full((2, 6), 0.5)
-    t[0, :4] = 0
+    known = torch.zeros(2, 6, dtype=torch.bool)
+    known[0, :4] = True
     prediction, x_0, eps = torch.randn(3, 2, 6, 4)
-    return {"prediction": prediction, "x_0": x_0, "eps": eps, "t": t}
+    return {"prediction": prediction, "x_0": x_0, "eps": eps, "known": known}
 
 
 def test_known_tokens_do_not_count(half_known) -> None:
@@ -62,6 +63,25 @@ def test_the_loss_is_a_mean_over_the_unknown_tokens(half_known) -> None:
     loss = flow_loss(**half_known, target="v")
     assert torch.isclose(loss[0], error[0, 4:].square().mean())
     assert torch.isclose(loss[1], error[1].square().mean())
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_known_tokens_have_no_gradient(half_known, target: str) -> None:
+    prediction = half_known["prediction"].requires_grad_()
+    flow_loss(**half_known, target=target).sum().backward()
+    is_zero = (prediction.grad == 0).all(-1)  # (2, 6)
+    assert torch.equal(is_zero, half_known["known"])
+
+
+def test_nothing_known_is_the_plain_loss(half_known) -> None:
+    nothing = half_known | {"known": torch.zeros(2, 6, dtype=torch.bool)}
+    plain = flow_loss(**half_known | {"known": None}, target="v")
+    assert torch.allclose(flow_loss(**nothing, target="v"), plain)
+
+
+def test_a_clip_that_is_known_as_a_whole_has_no_loss(half_known) -> None:
+    half_known["known"][0] = True
+    assert flow_loss(**half_known, target="v")[0] == 0
 
 
 def test_noise_levels_are_logit_normal() -> None:
@@ -79,6 +99,32 @@ def test_a_shift_moves_noise_levels_towards_noise() -> None:
 
 def test_a_shift_keeps_both_ends() -> None:
     assert shift_levels(torch.tensor([0.0, 1.0]), 3.0).tolist() == [0, 1]
+
+
+def test_the_usual_number_of_tokens_is_not_shifted() -> None:
+    assert shift_for(80, 80) == 1
+
+
+def test_more_tokens_are_shifted_towards_noise() -> None:
+    """By the square root of how many more they are."""
+    assert shift_for(320, 80) == pytest.approx(2)
+
+
+def test_fewer_tokens_are_shifted_towards_data() -> None:
+    assert shift_for(20, 80) == pytest.approx(0.5)
+
+
+def test_shifts_that_follow_each_other_multiply() -> None:
+    levels = torch.linspace(0, 1, 11)
+    twice = shift_levels(shift_levels(levels, 1.5), 2.0)
+    assert torch.allclose(twice, shift_levels(levels, 3.0))
+
+
+def test_a_shift_adds_its_logarithm_to_the_logits() -> None:
+    """So training and sampling can be shifted alike: one by the mean of its draws."""
+    levels = torch.linspace(0.1, 0.9, 9)
+    logits = shift_levels(levels, 3.0).logit()
+    assert torch.allclose(logits, levels.logit() + torch.tensor(3.0).log(), atol=1e-5)
 
 
 def test_the_ideal_velocity_is_the_mean_over_training_pairs() -> None:

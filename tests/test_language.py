@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from minisora import world
-from minisora.world import Mixture, language, pairs, shapes
+from minisora.world import Mixture, events, language, pairs, shapes
 from minisora.world.language import (
     draw_prompt,
     human_caption,
@@ -23,10 +23,16 @@ IMAGE = "a small red circle on a black background"
 GROWING = "a red star growing on a black background"
 TWO = "a red circle moving left above a blue star standing still on a navy background"
 TURNED = "a blue star standing still below a red circle moving left on a navy background"
+THEN = "a small red circle moving right, then moving up on a black background"
+TURNING = "a small red circle moving right, turning into a blue square on a black background"
 TWO_IMAGE = "a red circle above a blue star on a navy background"
 
-MIXTURE = Mixture({"pairs": 0.4, "shapes": 0.6})
-WORLDS = [pytest.param(world.clip, id="one object"), pytest.param(pairs.clip, id="two objects")]
+MIXTURE = Mixture({"events": 0.3, "pairs": 0.3, "shapes": 0.4})
+WORLDS = [
+    pytest.param(world.clip, id="one object"),
+    pytest.param(pairs.clip, id="two objects"),
+    pytest.param(events.clip, id="events"),
+]
 
 
 # What a prompt keeps
@@ -48,6 +54,16 @@ WORLDS = [pytest.param(world.clip, id="one object"), pytest.param(pairs.clip, id
         ("circle and star", TWO),
         ("a circle above a star on navy", TWO),
         ("small red circle above blue star", TWO),  # nor have two objects
+        ("red circle then up", THEN),
+        ("right then up", THEN),
+        ("a circle moving right and then moving up", THEN),
+        ("on black: red circle, moving right, then up", THEN),
+        ("circle turning into square", TURNING),
+        ("red circle, then turning into a blue square on black", TURNING),
+        ("circle moving right and turning into a square", TURNING),
+        ("a small circle turning into blue square moving right", TURNING),
+        (THEN, THEN),
+        (TURNING, TURNING),
     ],
 )
 def test_a_rich_caption_keeps(short: str, rich: str) -> None:
@@ -70,6 +86,22 @@ def test_a_rich_caption_keeps(short: str, rich: str) -> None:
         ("blue star above red circle", TWO),
         ("red circle below blue star", TWO),
         ("red circle and blue star", ONE),
+        ("a circle, then moving up", "a small red circle moving up on a black background"),
+        ("circle turning into square", ONE),
+        ("circle turning red", ONE),
+        ("red circle", THEN),
+        ("red circle", TURNING),
+        ("red circle then left", THEN),
+        ("red circle up then right", THEN),
+        ("circle right then up then left", THEN),
+        ("circle turning into square", THEN),
+        ("circle then up", TURNING),
+        ("blue square turning into red circle", TURNING),
+        ("red circle turning into blue square on pink", TURNING),
+        ("circle moving right then up, turning into square", TURNING),
+        ("circle moving right turning into square moving left", TURNING),
+        ("circle above square, then up", THEN),
+        ("red circle and blue square, then up", THEN),
     ],
 )
 def test_a_rich_caption_contradicts(short: str, rich: str) -> None:
@@ -83,15 +115,22 @@ def test_a_rich_caption_contradicts(short: str, rich: str) -> None:
         pytest.param("a red circle moving up on a black background", id="no size"),
         pytest.param("a small circle moving up on a black background", id="no color"),
         pytest.param("small red circle moving up on a black background", id="no article"),
+        pytest.param(THEN.replace("moving right", ""), id="no first motion"),
+        pytest.param(THEN.replace("moving up", ""), id="no second motion"),
+        pytest.param(TURNING.replace("blue ", ""), id="no second color"),
+        pytest.param(THEN.replace("moving right", "moving up"), id="no change of motion"),
+        pytest.param(THEN.replace("moving right", "growing"), id="another world's motion"),
+        pytest.param(TURNING.replace("blue", "red"), id="no change of color"),
     ],
 )
 def test_an_incomplete_caption_keeps_nothing(incomplete: str) -> None:
     assert not keeps("red circle", incomplete)
+    assert not is_complete(incomplete)
 
 
 @pytest.mark.parametrize("clip", WORLDS)
 def test_every_rich_caption_is_complete(clip) -> None:
-    assert all(is_complete(clip(0, i, 2, 8, 8).caption) for i in range(100))
+    assert all(is_complete(clip(0, i, 17, 8, 8).caption) for i in range(100))
 
 
 @pytest.mark.parametrize("clip", WORLDS)
@@ -106,6 +145,8 @@ def test_every_image_caption_is_complete_for_an_image_only(clip) -> None:
     [
         ONE,
         TWO,
+        THEN,
+        TURNING,
         "red circle",
         "",
         "a red circle on a black background",
@@ -120,6 +161,8 @@ def test_these_are_no_full_captions_of_images(prompt: str) -> None:
 def test_case_and_punctuation_do_not_matter() -> None:
     assert is_complete("A small red circle moving up on a black background.")
     assert is_complete("A small red circle on a black background.", image=True)
+    assert is_complete(language.plain(THEN))
+    assert keeps(THEN, language.plain(THEN))
 
 
 # What people type
@@ -153,6 +196,20 @@ def test_a_share_of_the_prompts_is_about_two_objects(share: float) -> None:
     assert abs(np.mean(two) - share) < 0.08
 
 
+def test_a_world_without_a_share_changes_no_prompt() -> None:
+    shares = {"pairs": 0.4, "shapes": 0.6}
+    with_events = Mixture({"events": 0, **shares})
+    for i in range(100):
+        assert draw_prompt(0, i, Mixture(shares)) == draw_prompt(0, i, with_events)
+
+
+def test_a_drawn_prompt_of_an_event_names_the_event() -> None:
+    drawn = [draw_prompt(0, i, Mixture({"events": 1})) for i in range(200)]
+    for short, rich in drawn:
+        assert events.parse(short)["event"] == events.parse(rich)["event"]
+    assert any("moving" not in short for short, rich in drawn if "then moving" in rich)
+
+
 def test_captions_of_drawn_prompts_are_from_the_training_split() -> None:
     mixture = Mixture({"shapes": 1})
     for i in range(200):
@@ -160,14 +217,17 @@ def test_captions_of_drawn_prompts_are_from_the_training_split() -> None:
         assert shapes.in_split(named["shape"], named["color"], named["motion"], "train")
 
 
-def test_validation_prompts_name_what_a_clip_shows() -> None:
+@pytest.mark.parametrize("name", ["shapes", "events"])
+def test_validation_prompts_name_what_a_clip_shows(name: str) -> None:
     for i in range(99):
-        assert keeps(validation_prompt(3, i), world.clip(3, i, 2, 8, 8, "all").caption)
+        true = world.get(name).clip(3, i, 17, 8, 8, "all")
+        assert keeps(validation_prompt(3, i, name), true.caption)
 
 
-def test_validation_prompts_have_forms_that_are_not_trained_on() -> None:
+@pytest.mark.parametrize("name", ["shapes", "events"])
+def test_validation_prompts_have_forms_that_are_not_trained_on(name: str) -> None:
     """Their background is not at the end; a drawn prompt names it last."""
-    prompts = [validation_prompt(3, i) for i in range(99)]
+    prompts = [validation_prompt(3, i, name) for i in range(99)]
     assert not any(prompt.endswith((*shapes.BACKGROUNDS, "background")) for prompt in prompts)
 
 
@@ -206,6 +266,13 @@ def test_a_share_of_human_captions_has_a_typo(rate: float, least: int, most: int
     assert least <= sum(typos) <= most
 
 
+def test_a_false_caption_of_an_event_is_another_caption() -> None:
+    rng = np.random.default_rng(0)
+    for i in range(100):
+        clip = events.clip(0, i, 17, 8, 8)
+        assert events.parse(human_caption(clip, rng, 1, 0)) != events.parse(clip.short_caption)
+
+
 def test_a_false_caption_of_two_objects_has_one_false_word() -> None:
     rng = np.random.default_rng(0)
     for clip in small_clips(pairs.clip):
@@ -225,6 +292,12 @@ def test_a_scene_starts_with_the_upper_object(text: str) -> None:
 @pytest.mark.parametrize("text", [ONE, IMAGE, "blue star below red circle", "", "a star right of"])
 def test_any_other_text_stays_in_its_order(text: str) -> None:
     assert in_order(text) == text
+
+
+@pytest.mark.parametrize("text", [THEN, TURNING])
+def test_an_event_is_written_without_its_comma(text: str) -> None:
+    assert in_order(text) == text.replace(",", "")
+    assert in_order(in_order(text)) == in_order(text)
 
 
 def test_a_scene_starts_with_the_upper_or_the_left_object() -> None:
@@ -251,6 +324,8 @@ def test_the_image_caption_is_the_caption_of_the_first_frame(clip) -> None:
             "a large red star on a black background",
             id="shrinking",
         ),
+        pytest.param(THEN, IMAGE, id="then"),
+        pytest.param(TURNING, IMAGE, id="turning into"),
         pytest.param(IMAGE, IMAGE, id="an image already"),
         pytest.param("my cat, jumping", "my cat, jumping", id="another text"),
     ],
@@ -274,6 +349,18 @@ def test_a_clip_shows_something_else(prompt: str) -> None:
     assert not named_right(prompt, READ)
 
 
+@pytest.mark.parametrize(
+    ("prompt", "right"),
+    [("circle then up", True), ("red circle", True), ("then left", False), (TURNING, False)],
+)
+def test_a_clip_shows_the_event_that_the_prompt_names(prompt: str, right: bool) -> None:
+    assert named_right(prompt, events.parse(THEN) | {"clean": True}) == right
+
+
+def test_a_clip_of_one_object_shows_no_event() -> None:
+    assert not named_right("red circle then up", READ)
+
+
 def test_a_clip_that_is_not_clean_shows_nothing() -> None:
     assert not named_right("red circle", READ | {"clean": False})
 
@@ -288,3 +375,4 @@ def test_color_words_are_those_of_objects_and_backgrounds() -> None:
 
 def test_all_of_them_are_words_of_captions() -> None:
     assert {*language.COLOR_WORDS, *language.SHAPE_WORDS, *language.MOTION_WORDS} <= world.WORDS
+    assert set(language.EVENT_WORDS) <= world.WORDS

@@ -131,5 +131,6 @@ def test_the_world_can_be_mixed_with_others() -> None:
 
 
 def test_a_world_that_is_not_registered_is_refused() -> None:
-    with pytest.raises(InputError, match="no world 'candle': the worlds are shapes, pairs, lamp"):
+    known = "shapes, pairs, events, lamp"
+    with pytest.raises(InputError, match=f"no world 'candle': the worlds are {known}"):
         world.get("candle")

@@ -3,19 +3,29 @@
 import ast
 import json
 import re
+import statistics
+import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
-NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+sys.path.insert(0, str(FOLDER))
+import student  # noqa: E402
+
+NOTEBOOKS = sorted(FOLDER.glob("[0-9][0-9]_*.ipynb"))
+# notebooks in which the student writes the functions; their exercises are solved in solutions/
+STUDENTS = [path for path in NOTEBOOKS if "### BEGIN SOLUTION" in path.read_text()]
 SECTIONS = [
     "Setup", "A first attempt", "The idea", "Build it", "The same as the package", "See it",
     "Experiment", "Exercises", "Recap", "References and what comes next",
 ]  # fmt: skip
+BUILT = ("The idea", "Build it", "The same as the package")  # all through in the newer notebooks
 SOLUTION = re.compile(r"<summary>Solution</summary>.*?```python\n(.*?)```", re.S)
 
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+each_of_students = pytest.mark.parametrize("path", STUDENTS, ids=lambda path: path.stem)
 
 
 def cells(path: Path, kind: str | None = None) -> list[dict]:
@@ -46,8 +56,12 @@ def test_every_section_is_there(path: Path) -> None:
     assert f"(figures/roadmap-{number}.svg)" in first["source"]
     for line in ("**You will**", "**You need**", "**Runs in**", "**Rebuilds**"):
         assert line in box["source"]
-    heads = re.findall(r"^## (.*)$", markdown(path), re.M)
-    assert [head.split(":")[0] for head in heads] == SECTIONS
+    heads = [head.split(":")[0] for head in re.findall(r"^## (.*)$", markdown(path), re.M)]
+    if path in STUDENTS:  # ideas of its own between the sections
+        own = [section for section in SECTIONS if section not in BUILT]
+        assert [head for head in heads if head in own] == own
+    else:
+        assert heads == SECTIONS
 
 
 @each
@@ -80,6 +94,51 @@ def test_files_are_small_and_name_no_machine(path: Path) -> None:
     for machine in ("/home/", "/root/", "/tmp/", "/work/", "/Users/", "site-packages"):
         assert machine not in text, machine
     assert max(len(cell["source"].splitlines()) for cell in cells(path, "code")) <= 30
+
+
+@each_of_students
+def test_texts_are_short_and_pictures_many(path: Path) -> None:
+    words = [len(cell["source"].split()) for cell in cells(path, "markdown")]
+    assert max(words) <= 200
+    assert statistics.median(words) <= 70
+    diagrams = [cell for cell in cells(path, "code") if "diagram" in cell["tags"]]
+    assert len(diagrams) >= 4
+    assert all("image/png" in json.dumps(cell["outputs"]) for cell in diagrams)
+    assert "### Open problem" in markdown(path)
+
+
+@each_of_students
+def test_the_student_writes_functions_and_each_is_compared(path: Path) -> None:
+    every, written = cells(path), 0
+    for before, cell, after in zip(every, every[1:], every[2:], strict=False):
+        bodies = student.BODY.findall(cell["source"])
+        if cell["cell_type"] != "code" or not bodies:
+            continue
+        written += len(bodies)
+        assert all(len(body.splitlines()) - 2 <= 12 for body in bodies)
+        assert "**Your turn.**" in before["source"]
+        assert "same(" in after["source"]
+        assert "nbval-check-output" in after["tags"]
+    assert 3 <= written <= 6
+
+
+@each_of_students
+def test_the_students_copy_has_no_solution(path: Path) -> None:
+    copy = student.blank(nbformat.read(path, as_version=4))
+    sources = [cell.source for cell in copy.cells if cell.cell_type == "code"]
+    assert not any("SOLUTION" in source for source in sources)
+    assert not any(cell.get("outputs") for cell in copy.cells)
+    blank = [source for source in sources if "write this" in source]
+    assert len(blank) == len([c for c in cells(path) if "### BEGIN SOLUTION" in c["source"]])
+    for source in blank:
+        namespace: dict = {}
+        exec(definitions(source), namespace)
+        for name in re.findall(r'NotImplementedError\("write this: (\w+)"\)', source):
+            arguments = namespace[name].__code__.co_argcount - len(
+                namespace[name].__defaults__ or ()
+            )
+            with pytest.raises(NotImplementedError, match=f"write this: {name}"):
+                namespace[name](*[None] * arguments)
 
 
 @each
@@ -146,7 +205,11 @@ def test_solutions_pass_their_checkers_and_stubs_do_not(
             continue
         assert after is not None
         assert "<summary>Hint</summary>" in after["source"]
-        (solution,) = SOLUTION.findall(after["source"])
+        if path in STUDENTS:
+            assert not SOLUTION.findall(after["source"])
+            solution = (FOLDER / "solutions" / f"{path.name[:2]}.py").read_text()
+        else:
+            (solution,) = SOLUTION.findall(after["source"])
         assert verdict(cell["source"], dict(namespace)) is False, "the untouched stub passes"
         right = verdict(answered(cell["source"], solution), dict(namespace))
         assert right is True, f"{solution}\n{capsys.readouterr().out}"

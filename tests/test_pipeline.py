@@ -77,6 +77,65 @@ def test_the_default_shape_is_that_of_the_longest_training_clips(tiny_sora: Sora
     assert tiny_sora.default_shape == (5, 16, 24)
 
 
+def test_the_default_length_is_the_usual_one_if_the_weights_say_it(tiny_sora: Sora) -> None:
+    tiny_sora.defaults = tiny_sora.defaults | {"num_frames": 9}
+    assert tiny_sora.default_shape == (9, 32, 32)
+
+
+def test_the_default_size_is_the_first(tiny_sora: Sora) -> None:
+    tiny_sora.trained_on = tiny_sora.trained_on | {"sizes": [[24, 40], [32, 32]]}
+    assert tiny_sora.default_shape == (17, 24, 40)
+
+
+# Sizes and lengths that were not trained on
+
+
+@pytest.mark.parametrize(
+    ("frames", "height", "width", "named"),
+    [
+        (18, 32, 32, "18 frames"),
+        (17, 24, 40, "24 x 40"),
+        (33, 8, 56, "8 x 56 or 33 frames"),
+    ],
+    ids=["length", "size", "both"],
+)
+def test_a_new_size_or_length_is_made_with_a_warning(
+    tiny_sora: Sora, frames: int, height: int, width: int, named: str
+) -> None:
+    with pytest.warns(UserWarning, match=f"^not trained on {named}: it may look worse$"):
+        clip = tiny_sora("a red circle", frames, height, width)
+    assert clip.shape == (1, frames, height, width, 3)
+
+
+def test_a_length_that_ends_inside_a_group_is_no_new_one(tiny_sora: Sora) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert tiny_sora("a red circle", num_frames=15).shape[1] == 15
+
+
+def test_every_size_and_length_of_the_weights_is_no_warning(tiny_sora: Sora) -> None:
+    tiny_sora.trained_on = tiny_sora.trained_on | {"sizes": [[32, 32], [16, 24]]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert tiny_sora("a red circle", 5, 16, 24).shape == (1, 5, 16, 24, 3)
+
+
+@pytest.mark.parametrize("frames", [1, 5, 17])
+def test_a_usual_number_of_tokens_keeps_the_shift(tiny_sora: Sora, frames: int) -> None:
+    """Of 32 x 32 pixels the VAE makes 16 tokens a group."""
+    plain = tiny_sora("a red circle", frames, generator=noise())
+    tiny_sora.defaults = tiny_sora.defaults | {"base_tokens": 16 * (1 + frames // 4)}
+    assert np.array_equal(tiny_sora("a red circle", frames, generator=noise()), plain)
+
+
+def test_four_times_the_usual_tokens_double_the_shift(tiny_sora: Sora) -> None:
+    usual = tiny_sora.defaults
+    tiny_sora.defaults = usual | {"shift": 2 * usual["shift"]}
+    doubled = tiny_sora("a red circle", generator=noise())
+    tiny_sora.defaults = usual | {"base_tokens": 20}  # a clip has 80
+    assert np.array_equal(tiny_sora("a red circle", generator=noise()), doubled)
+
+
 # Prompts
 
 
@@ -117,14 +176,15 @@ def test_upsampling_completes_short_prompts(tiny_sora: Sora) -> None:
         ({"prompt": "..."}, "the prompt is empty"),
         ({"num_inference_steps": 0}, "1 or more, got 0"),
         ({"guidance_scale": float("nan")}, "guidance_scale must be .*, got nan"),
-        ({"num_frames": 18}, "1 to 17 frames, got 18: the nearest is 17"),
-        ({"num_frames": 0}, "the nearest is 1"),
-        ({"height": 30}, "got 30 x 32: the nearest is 32 x 32"),
+        ({"num_frames": 0}, "num_frames must be 1 or more, got 0"),
+        ({"num_frames": 4101}, "4101 frames of 32 x 32 are 16,416 tokens, the most is 16,384"),
+        ({"height": 30}, "height must be a multiple of 8, got 30: the nearest is 32"),
+        ({"width": 3}, "width must be a multiple of 8, got 3: the nearest is 8"),
         ({"prompt": "red " * 30}, "30 words"),
     ],
     ids=[
         *("blank", "none", "no word", "no steps", "guidance"),
-        *("too long", "no frames", "height", "too many words"),
+        *("no frames", "too long", "height", "width", "too many words"),
     ],
 )
 def test_bad_prompts_and_sizes_are_refused(tiny_sora: Sora, arguments: dict, message: str) -> None:

@@ -161,9 +161,19 @@ def human(folder: str, tmp_path: Path) -> str:
 
 
 def test_training_uses_the_captions(human: str, folder: str) -> None:
-    data = ClipData(Latents(folder, shorter=0, captions=human), clips=16, batch_size=16)
+    view = Latents(folder, lengths={17: 1.0}, captions=human)
+    data = ClipData(view, clips=16, batch_size=16)
     data.setup("fit")
     assert sorted(data.batch(0)["captions"]) == sorted(read_captions(human, "human")[1])
+
+
+def test_the_captions_serve_every_length(human: str, folder: str) -> None:
+    """Images too, as it says in `Latents`."""
+    view = Latents(folder, lengths={1: 0.5, 17: 0.5}, captions=human)
+    data = ClipData(view, clips=16, batch_size=16)
+    data.setup("fit")
+    first = next(step for step in range(20) if data.bucket(step).frames == 1)
+    assert set(data.batch(first)["captions"]) <= set(read_captions(human, "human")[1])
 
 
 @pytest.mark.parametrize(
@@ -193,13 +203,14 @@ def of_pairs(folder: str, tmp_path: Path) -> str:
 
 
 def test_captions_fit_square_clips_of_any_size(of_pairs: str, folder: str) -> None:
-    data = ClipData(Latents(folder, captions=of_pairs), WORLDS, clips=4, height=64, width=64)
-    assert data.shape == (17, 64, 64)
+    view = Latents(folder, captions=of_pairs)
+    data = ClipData(view, WORLDS, clips=4, sizes=[[64, 64], [32, 32]])
+    assert data.trained_on["sizes"] == [[64, 64], [32, 32]]
 
 
 def test_captions_do_not_fit_clips_that_are_no_squares(of_pairs: str, folder: str) -> None:
-    with pytest.raises(InputError, match="stand elsewhere in frames of 32 x 48"):
-        ClipData(Latents(folder, captions=of_pairs), WORLDS, clips=4, width=48)
+    with pytest.raises(InputError, match=r"square clips, .*: set data.sizes to square ones"):
+        ClipData(Latents(folder, captions=of_pairs), WORLDS, clips=4, sizes=[[32, 32], [32, 48]])
 
 
 def test_the_order_of_the_worlds_does_not_matter(of_pairs: str, folder: str) -> None:

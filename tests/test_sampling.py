@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from minisora.flow import ideal_velocity
-from minisora.sampling import SAMPLERS, euler, guided, heun, noise_levels
+from minisora.sampling import SAMPLERS, euler, guided, held, heun, noise_levels
 
 
 def last(steps):
@@ -105,3 +105,61 @@ def test_known_tokens_do_not_end_guidance(level: float, expected: float, batch: 
     v = velocity(torch.zeros(3, 7, 4), levels)
     assert torch.equal(v, torch.full((3, 7, 4), expected))
     assert recorded.batches == [batch]
+
+
+# Known tokens
+
+
+def ones(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    return torch.ones_like(x)
+
+
+def the_levels(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """A velocity that is each token's noise level."""
+    return t[..., None].expand_as(x)
+
+
+@pytest.fixture
+def known() -> torch.Tensor:
+    """Of three clips of seven tokens: the first four of clip 0, all of clip 1."""
+    known = torch.zeros(3, 7, dtype=torch.bool)
+    known[0, :4] = known[1] = True
+    return known
+
+
+@pytest.fixture(params=SAMPLERS.values(), ids=SAMPLERS.keys())
+def steps(request, known: torch.Tensor) -> list[torch.Tensor]:
+    """The steps of tokens that start at 0 and have velocity 1 everywhere."""
+    sampler = request.param(held(ones, known), torch.zeros(3, 7, 2), noise_levels(5))
+    return list(sampler)
+
+
+def test_known_tokens_never_move(steps, known) -> None:
+    assert all((x[known] == 0).all() for x in steps)
+
+
+def test_unknown_tokens_move_as_ever(steps, known) -> None:
+    assert torch.allclose(steps[-1][~known], torch.tensor(-1.0))
+
+
+def test_known_tokens_are_clean_for_the_network(known) -> None:
+    seen = []
+    velocity = held(lambda x, t: seen.append(t) or ones(x, t), known)
+    velocity(torch.zeros(3, 7, 2), torch.tensor([0.5, 0.6, 0.7]))
+    levels = torch.tensor([0.5, 0.6, 0.7])[:, None].expand(3, 7)
+    assert torch.equal(seen[0], torch.where(known, 0.0, levels))
+
+
+def test_one_row_of_known_tokens_serves_all_clips(known) -> None:
+    v = held(ones, known[:1])(torch.zeros(3, 7, 2), torch.ones(3))
+    assert torch.equal(v, (~known[:1])[..., None].expand(3, 7, 2).float())
+
+
+def test_known_tokens_may_have_any_velocity(known) -> None:
+    """Even none that is a number."""
+    v = held(lambda x, t: x / 0, known)(torch.zeros(3, 7, 2), torch.ones(3))
+    assert torch.equal(v[known], torch.zeros(11, 2))
+
+
+def test_where_nothing_is_known_the_velocity_is_the_same_function() -> None:
+    assert held(the_levels, torch.zeros(3, 7, dtype=torch.bool)) is the_levels

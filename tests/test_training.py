@@ -5,16 +5,20 @@ import json
 from pathlib import Path
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
-from conftest import fit, keep_checkpoints
+from conftest import fit, keep_checkpoints, shake
+from safetensors.torch import load_file
 
-from minisora import Sora, world
+from minisora import InputError, Sora, world
+from minisora.canvas import MODES
 from minisora.captioner import Captioner
 from minisora.dit import DiT
 from minisora.text import TextEncoder
-from minisora.training import DiTTraining, in_false_colors, shift_clips
+from minisora.training import DiTTraining, Noised, VAETraining, in_false_colors, shift_clips
 from minisora.upsampler import Upsampler
+from minisora.vae import VAE
 
 
 def losses(root: Path, stage: str) -> dict[int, str]:
@@ -76,7 +80,111 @@ def test_samples_are_written_at_every_validation(trained: Path) -> None:
     assert names == ["step-000030.mp4", "step-000060.mp4"]
 
 
+# Any size and length, with known tokens
+
+ANY = [
+    "--data.sizes=[[32,32],[16,24]]",
+    "--data.view.lengths={1: 0.3, 5: 0.2, 17: 0.5}",
+    "--data.view.known=0.5",
+    "--model.base_tokens=80",
+    "--trainer.max_steps=10",
+    "--trainer.val_check_interval=10",
+]
+
+
+@pytest.fixture(scope="module")
+def generalist(on_vae: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A transformer for clips of all sizes, lengths and modes, with the checkpoints of steps 5 and
+    10 in kept/."""
+    root = tmp_path_factory.mktemp("generalist")
+    fit("dit", root, on_vae, *ANY, *keep_checkpoints(root / "kept", 5))
+    return root
+
+
+def test_a_generalist_says_what_it_was_trained_on(generalist: Path) -> None:
+    assert Sora.from_pretrained(generalist / "dit" / "weights").trained_on == {
+        "worlds": ["shapes"],
+        "sizes": [[32, 32], [16, 24]],
+        "durations": [1, 5, 17],
+        "modes": list(MODES),
+        "fps": 8,
+    }
+
+
+def test_a_generalist_says_how_it_samples(generalist: Path) -> None:
+    defaults = Sora.from_pretrained(generalist / "dit" / "weights").defaults
+    assert defaults["base_tokens"] == 80
+    assert defaults["num_frames"] == 17
+
+
+def test_a_generalist_animates(generalist: Path) -> None:
+    image = world.clip(0, 0, 1, 16, 24).frames[0]
+    clip = Sora.from_pretrained(generalist / "dit" / "weights").animate(image, "a red circle", 5)
+    assert np.array_equal(clip[0, 0], image)
+    assert clip.shape == (1, 5, 16, 24, 3)
+
+
+def test_a_generalist_is_resumed_to_the_bit(generalist: Path, on_vae: str, tmp_path: Path) -> None:
+    fit("dit", tmp_path, on_vae, *ANY, checkpoint(generalist / "kept", 5))
+    whole, resumed = losses(generalist, "dit"), losses(tmp_path, "dit")
+    assert list(resumed) == list(range(5, 10))
+    assert resumed == {step: whole[step] for step in resumed}
+
+
+def test_packed_clips_train_too(on_vae: str, tmp_path: Path) -> None:
+    few = "--trainer.max_steps=3", "--trainer.val_check_interval=3"
+    packed = "--data.view.packed=true", "--model.token_drop=0.3"
+    fit("dit", tmp_path, on_vae, *ANY, *few, *packed)
+    assert len(losses(tmp_path, "dit")) == 3
+
+
 # The other networks
+
+
+def bundle_of(root: Path) -> dict[str, torch.Tensor]:
+    return load_file(root / "vae" / "weights" / "vae.safetensors")
+
+
+@pytest.fixture(scope="module")
+def decoders(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+    """The tensors of a VAE, and those after a training that keeps its encoder: bfloat16."""
+    root = tmp_path_factory.mktemp("decoder")
+    wide = "--model.vae.decoder_width=24", "--model.vae.decoder_depth=2"
+    fit("vae", root, f"--model.encoder={trained}/vae/weights", *wide)
+    return [bundle_of(trained), bundle_of(root)]
+
+
+def test_a_kept_encoder_stays_the_same_to_the_bit(decoders: list[dict]) -> None:
+    before, after = decoders
+    names = [name for name in before if name.startswith("encode")]
+    assert len(names) > 8
+    assert all(torch.equal(before[name], after[name]) for name in names)
+
+
+def test_its_decoder_is_trained(decoders: list[dict]) -> None:
+    before, after = decoders
+    assert not torch.equal(before["decode_linear.weight"], after["decode_linear.weight"])
+    assert after["decoder.4.weight"].any()  # the last layer, which starts at zero
+
+
+def test_its_decoder_may_be_larger_than_the_encoder(decoders: list[dict]) -> None:
+    _, after = decoders
+    assert len(after["encoder.0.bias"]) == 16
+    assert len(after["decoder.0.bias"]) == 24
+
+
+def test_only_the_decoder_is_given_to_the_optimizer(trained: Path) -> None:
+    vae = VAE(channels=16, space=8, width=16, depth=1)
+    module = VAETraining(vae, encoder=str(trained / "vae" / "weights"))
+    groups = module.optimizer().param_groups
+    stepped = {id(p) for group in groups for p in group["params"]}
+    names = {name.split(".")[0] for name, p in vae.named_parameters() if id(p) in stepped}
+    assert names == {"decode_linear", "decoder"}
+
+
+def test_an_encoder_of_another_form_is_refused(trained: Path) -> None:
+    with pytest.raises(InputError, match="another encoder: its channels is 16, not 8"):
+        VAETraining(VAE(space=8, width=16, depth=1), encoder=str(trained / "vae" / "weights"))
 
 
 def test_a_captioner_is_trained(trained: Path, on_vae: str, tmp_path: Path) -> None:
@@ -136,6 +244,69 @@ def test_scores_of_two_worlds_are_kept_apart(started: Path) -> None:
     (point,) = record["curve"]
     names = {"val-shapes/all", "ceiling-shapes/all", "val-pairs/relation", "ceiling-pairs/all"}
     assert names <= point.keys()
+
+
+OLD_WORDS, NEW_WORDS = ["circle", "red", "a"], ["a", "big", "blue", "circle", "red"]
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Sora:
+    """A trained model of few words, as it is loaded from its bundle."""
+    text = shake(TextEncoder(OLD_WORDS, width=32, depth=1))
+    dit = shake(DiT("tiny", channels=4, patch=(1, 1, 1), text_width=32))
+    vae = shake(VAE(channels=4, space=8, width=16, depth=1))
+    trained_on = {"worlds": ["shapes"], "sizes": [[32, 32]], "durations": [17], "modes": ["text"]}
+    defaults = {"num_inference_steps": 2, "guidance_scale": 2.0, "shift": 1.0, "sampler": "euler"}
+    Sora(vae, text, dit, trained_on | {"fps": 8}, defaults).save(tmp_path)
+    return Sora.from_pretrained(tmp_path, "cpu")
+
+
+@pytest.fixture
+def taught(old: Sora, tmp_path: Path) -> DiTTraining:
+    """A training that starts from it, with more words."""
+    dit = DiT("tiny", channels=4, patch=(1, 1, 1), text_width=32)
+    text = TextEncoder(NEW_WORDS, width=32, depth=1)
+    return DiTTraining(text, dit, start=str(tmp_path)).eval()
+
+
+def row(text: TextEncoder, word: str) -> torch.Tensor:
+    """The embedding of a word."""
+    (tokens,) = text.tokenize([word])
+    return text.embedding.weight[tokens[0]]
+
+
+@pytest.mark.parametrize("word", OLD_WORDS)
+def test_old_words_keep_their_embeddings(taught: DiTTraining, old: Sora, word: str) -> None:
+    assert torch.equal(row(taught.text, word), row(old.text, word))
+
+
+def test_new_words_get_embeddings_of_their_own(taught: DiTTraining) -> None:
+    rows = {tuple(row(taught.text, word).tolist()) for word in NEW_WORDS}
+    assert len(rows) == 5
+    assert taught.text.unknown("a big blue circle") == []
+
+
+def test_the_words_of_both_are_read(taught: DiTTraining) -> None:
+    assert sorted(taught.text.vocabulary) == NEW_WORDS
+
+
+def test_old_prompts_are_read_as_before(taught: DiTTraining, old: Sora) -> None:
+    prompts = ["a red circle", ""]
+    assert torch.equal(taught.text(prompts), old.text(prompts))
+
+
+def test_old_prompts_give_the_same_clips(taught: DiTTraining, old: Sora, in_float32: None) -> None:
+    new = Sora(old.vae, taught.text, taught.dit, old.trained_on, old.defaults)
+    clips = (
+        sora("a red circle", generator=torch.Generator().manual_seed(0)) for sora in (old, new)
+    )
+    assert np.array_equal(*clips)
+
+
+def test_words_that_the_data_lacks_are_kept(old: Sora, tmp_path: Path) -> None:
+    dit = DiT("tiny", channels=4, patch=(1, 1, 1), text_width=32)
+    module = DiTTraining(TextEncoder(["blue"], width=32, depth=1), dit, start=str(tmp_path))
+    assert module.text.unknown("a red circle blue") == []
 
 
 # Resuming
@@ -217,6 +388,143 @@ def test_a_trial_run_leaves_nothing_behind(
 def module() -> DiTTraining:
     dit = DiT("tiny", channels=4, patch=(1, 1, 1), text_width=32)
     return DiTTraining(TextEncoder(["red"], width=32, depth=1), dit)
+
+
+@pytest.fixture
+def known() -> torch.Tensor:
+    """Of 3000 clips of six tokens each, two are known."""
+    return torch.tensor([True, True, False, False, False, False]).expand(3000, 6)
+
+
+def levels(module: DiTTraining, known: torch.Tensor | None, tokens: int = 6) -> torch.Tensor:
+    """Noise levels of 3000 clips: (3000, tokens)."""
+    generator = torch.Generator().manual_seed(0)
+    return module.levels(torch.zeros(3000, tokens, 4), known, generator)
+
+
+def test_known_tokens_are_clean_in_four_of_five_clips(module: DiTTraining, known) -> None:
+    clean = (levels(module, known)[:, :2] == 0).all(1).float().mean()
+    assert abs(clean - 0.8) < 0.03
+
+
+def test_known_tokens_are_slightly_noisy_in_the_others(module: DiTTraining, known) -> None:
+    noisy = levels(module, known)[:, :2]
+    noisy = noisy[noisy > 0]
+    assert noisy.max() < 0.1
+    assert abs(noisy.mean() - 0.05) < 0.005
+
+
+@pytest.mark.parametrize("tokens", [slice(0, 2), slice(2, 6)], ids=["known", "unknown"])
+def test_tokens_of_a_kind_share_the_level_of_their_clip(
+    module: DiTTraining, known, tokens: slice
+) -> None:
+    t = levels(module, known)[:, tokens]
+    assert torch.equal(t, t[:, :1].expand_as(t))
+
+
+def test_clips_have_levels_of_their_own(module: DiTTraining, known) -> None:
+    assert len(levels(module, known)[:, 5].unique()) > 2900
+
+
+def test_what_is_known_does_not_change_the_level_of_the_rest(module: DiTTraining, known) -> None:
+    assert torch.equal(levels(module, known)[:, 2:], levels(module, None)[:, 2:])
+
+
+def test_clips_of_more_tokens_get_more_noise() -> None:
+    """As a shift by the square root of how many more they are does it in sampling."""
+    dit = DiT("tiny", channels=4, patch=(1, 1, 1), text_width=32)
+    module = DiTTraining(TextEncoder(["red"], width=32), dit, base_tokens=6)
+    usual, long = levels(module, None), levels(module, None, tokens=24)
+    assert torch.allclose(long[:, 0].logit(), usual[:, 0].logit() + np.log(2), atol=1e-4)
+
+
+def test_usual_clips_get_the_usual_noise(module: DiTTraining) -> None:
+    dit = DiT("tiny", channels=4, patch=(1, 1, 1), text_width=32)
+    same = DiTTraining(TextEncoder(["red"], width=32), dit, base_tokens=6)
+    assert torch.equal(levels(same, None), levels(module, None))
+
+
+def drawn() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def batch() -> dict:
+    """A clip for each mode, of 3 x 2 x 2 latents. Those that may begin inside a longer clip do."""
+    modes = list(MODES)
+    start = torch.tensor([int(MODES[mode].anywhere) for mode in modes])
+    latents = torch.randn(len(modes), 4, 3, 2, 2)
+    return {"latents": latents, "modes": modes, "start": start}
+
+
+def noised(module: DiTTraining, batch: dict) -> Noised:
+    return module.noised(batch["latents"], batch["modes"], batch["start"], drawn())
+
+
+def test_clean_known_tokens_are_those_of_the_clip(module: DiTTraining, batch: dict) -> None:
+    made = noised(module, batch)
+    clean = made.known & (made.t == 0)
+    assert clean.sum() > 10
+    assert torch.equal(made.x[clean], made.tokens[clean])
+
+
+def test_from_text_nothing_is_known(module: DiTTraining, batch: dict) -> None:
+    assert not noised(module, batch).known[0].any()
+    assert noised(module, batch | {"modes": ["text"] * len(MODES)}).known is None
+
+
+def test_windows_that_begin_inside_a_clip_count_from_its_second_group(
+    module: DiTTraining, batch: dict
+) -> None:
+    first = noised(module, batch).positions[:, 0]  # (B, 5)
+    assert torch.equal(first[:, 0], batch["start"].float())
+    assert torch.equal(first[:, 1:], first[:1, 1:].expand(len(MODES), 4))
+
+
+def test_known_tokens_teach_nothing(module: DiTTraining, batch: dict) -> None:
+    """The gradient is exactly zero at the known tokens of the network's output, and only there."""
+    outputs = []
+    module.dit.register_forward_hook(lambda *call: outputs.append(call[-1]))
+    loss = module.losses(batch, module.text(["red"] * len(MODES)), drawn()).sum()
+    (gradient,) = torch.autograd.grad(loss, outputs)
+    assert torch.equal((gradient == 0).all(-1), noised(module, batch).known)
+
+
+@pytest.fixture
+def clips(batch: dict) -> dict:
+    """Clips of other shapes, as a packed row has them."""
+    shapes = [(1, 2, 2), (3, 2, 3), (3, 1, 1), (2, 2, 2), (4, 2, 1), (3, 3, 3)]
+    return batch | {"latents": [torch.randn(4, *shape) for shape in shapes]}
+
+
+def test_a_packed_row_has_the_losses_of_its_clips_alone(module: DiTTraining, clips: dict) -> None:
+    """A token attends to its own clip and text only."""
+    shake(module)
+    text, generator = module.text(["red", ""] * 3), drawn()
+    alone = [
+        module.losses(
+            {"latents": z[None], "modes": [mode], "start": start[None]}, text[i : i + 1], generator
+        )
+        for i, (z, mode, start) in enumerate(
+            zip(clips["latents"], clips["modes"], clips["start"], strict=True)
+        )
+    ]
+    together = module.packed_losses(clips, text, drawn())
+    assert torch.allclose(together, torch.cat(alone), rtol=1e-4)
+
+
+def test_dropped_tokens_become_fewer(module: DiTTraining) -> None:
+    module.token_drop, kept = 0.5, []
+    for done in (0.0, 0.5, 1.0):
+        module.progress = lambda done=done: done
+        kept.append(module.kept_tokens(20, drawn()).tolist())
+    assert [len(tokens) for tokens in kept] == [10, 15, 20]
+    assert all(tokens == sorted(set(tokens)) for tokens in kept)
+
+
+def test_the_last_token_of_a_clip_is_not_dropped(module: DiTTraining) -> None:
+    module.token_drop = 1.0
+    assert len(module.kept_tokens(20, drawn())) == 1
 
 
 @pytest.mark.parametrize(("precision", "half"), [("bf16-mixed", True), ("32-true", False)])

@@ -94,6 +94,41 @@ def test_a_decoded_stream_equals_the_decoded_video(vae: VAE, long_video: torch.T
     assert torch.allclose(frames, vae.decode(latents), atol=1e-5)
 
 
+@pytest.fixture
+def deep() -> VAE:
+    """A VAE whose decoder is wider and deeper than its encoder."""
+    sizes = {"width": 16, "depth": 1, "decoder_width": 24, "decoder_depth": 3}
+    return shake(VAE(channels=6, space=4, **sizes))
+
+
+def test_the_decoder_may_be_larger_than_the_encoder(deep: VAE) -> None:
+    blocks = [len(part[1:-2]) for part in (deep.encoder, deep.decoder)]  # without norm and ends
+    widths = [part[0].out_channels for part in (deep.encoder, deep.decoder)]
+    assert (widths, blocks) == ([16, 24], [1, 3])
+
+
+def test_if_not_said_the_decoder_is_as_large(vae: VAE) -> None:
+    """So configs from before it could differ build what they did."""
+    assert (vae.config["decoder_width"], vae.config["decoder_depth"]) == (16, 2)
+
+
+def test_the_config_builds_both_again(deep: VAE) -> None:
+    VAE(**deep.config).load_state_dict(deep.state_dict())
+
+
+def test_a_deep_decoder_streams_as_well(deep: VAE, long_video: torch.Tensor) -> None:
+    """It looks back as many groups as it has blocks."""
+    latents = deep.encode(long_video)
+    frames = torch.cat(list(deep.decode_stream(latents.split(1, dim=2))), dim=2)
+    assert torch.allclose(frames, deep.decode(latents), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["decoder_width", "decoder_depth"])
+def test_a_decoder_without_size_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match=f"{name} must be 1 or more, got 0"):
+        VAE(**{name: 0})
+
+
 @pytest.fixture(scope="module")
 def pca_start() -> tuple[VAE, torch.Tensor]:
     torch.manual_seed(0)

@@ -109,9 +109,17 @@ def test_a_fingerprint_is_that_of_the_file(bundle: Path) -> None:
 # Old forms
 
 
+def without_scale(folder: Path) -> None:
+    """Rewrites a bundle as it was before the DiT read the size of a picture."""
+    path = folder / "dit.safetensors"
+    tensors = load_file(path)
+    save_file({k: v for k, v in tensors.items() if not k.startswith("scale_embed")}, path)
+
+
 def as_old_bundle(folder: Path) -> None:
     """Rewrites a bundle as it was before it named classes: `makes` in place of `trained_on`,
-    configs without their class, and two tensors under their old names."""
+    configs without their class, no layer for sizes, and two tensors under their old names."""
+    without_scale(folder)
     config = config_of(folder)
     old = {"makes": {"num_frames": 17, "height": 32, "width": 32}, "defaults": config["defaults"]}
     for part in ("vae", "text", "dit"):
@@ -123,11 +131,43 @@ def as_old_bundle(folder: Path) -> None:
     write_config(folder, old)
 
 
-def test_an_old_bundle_gives_the_same_pixels(bundle: Path) -> None:
-    present = red_circle(bundle)
+@pytest.fixture
+def blind(tiny_sora: Sora, tmp_path: Path) -> Path:
+    """A bundle whose DiT does not see how large its picture is, as none did before."""
+    for p in tiny_sora.dit.scale_embed.parameters():
+        torch.nn.init.zeros_(p)
+    tiny_sora.save(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("age", [without_scale, as_old_bundle])
+def test_an_old_bundle_gives_the_same_pixels(blind: Path, age: Callable) -> None:
+    present = red_circle(blind)
+    age(blind)
+    assert np.array_equal(red_circle(blind), present)
+
+
+def test_an_old_bundle_has_its_old_tensors(bundle: Path) -> None:
     as_old_bundle(bundle)
-    assert "place.weight" in load_file(bundle / "dit.safetensors")
-    assert np.array_equal(red_circle(bundle), present)
+    tensors = load_file(bundle / "dit.safetensors").keys()
+    assert "place.weight" in tensors
+    assert not [name for name in tensors if "scale_embed" in name]
+
+
+def test_the_size_of_the_picture_is_read_by_new_bundles(bundle: Path) -> None:
+    """So that the tests above say something."""
+    present = red_circle(bundle)
+    without_scale(bundle)
+    assert not np.array_equal(red_circle(bundle), present)
+
+
+def test_half_a_layer_is_not_an_old_bundle(bundle: Path) -> None:
+    path = bundle / "dit.safetensors"
+    tensors = load_file(path)
+    del tensors["scale_embed.bias"]
+    save_file(tensors, path)
+    with pytest.raises(InputError, match=r"scale_embed\.bias is missing"):
+        weights.load(bundle, "dit", DiT)
 
 
 @pytest.mark.parametrize(

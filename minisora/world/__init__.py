@@ -1,8 +1,9 @@
 """The toy worlds: each draws clips with captions, and reads its own pixels back.
 
-The functions here are those of the world of one object, `shapes`; `pairs` is the world of two,
-`events` that of one object to which something happens. `WORLDS` holds all worlds by name, `Mixture` draws from several, and `language` is what people type
-about them. A new world is one file and one line that registers it.
+The functions here are those of the world of one object, `shapes`; `pairs` is the world of two, and
+in `events` something happens to one. `WORLDS` holds all worlds by name, `Mixture` draws from
+several, and `language` is what people type about them. A new world is one file and one line that
+registers it.
 """
 
 from minisora.world import events, language, oracle, pairs, shapes

@@ -6,15 +6,16 @@ import re
 import numpy as np
 
 from minisora import draws
-from minisora.world import pairs, shapes
+from minisora.world import events, pairs, shapes
 from minisora.world.protocol import Clip, Mixture, Truth
 
-WORLDS = ("shapes", "pairs")  # that people speak of here
+WORLDS = ("shapes", "pairs", "events")  # that people speak of here
 OBJECT_COLORS = tuple(shapes.COLORS)
 COLOR_WORDS = (*shapes.COLORS, *shapes.BACKGROUNDS)  # of objects and backgrounds
 SHAPE_WORDS = shapes.SHAPES
 # "moving", "standing", ...
 MOTION_WORDS = tuple(dict.fromkeys(motion.split()[0] for motion in shapes.MOTIONS))
+EVENT_WORDS = tuple(event.split()[0] for event in events.EVENTS)  # "then", "turning"
 # a false word is another of the same group; "moving up and left" comes before its part "moving up"
 GROUPS = (OBJECT_COLORS, SHAPE_WORDS, sorted(shapes.DIRECTIONS, key=len, reverse=True))
 
@@ -24,6 +25,16 @@ VALIDATION_FORMS = (
     "{shape} on {background}, {motion}",
     "{background} background, {motion}, {shape}, {size}",
 )
+EVENT_FORMS = {
+    "then": (
+        "on {background}: {color} {shape} {motion}, then {second_motion}",
+        "{shape} on {background}, {motion}, then {second_motion}",
+    ),
+    "turning into": (
+        "on {background}: {color} {shape} turning into {second_color} {second_shape}",
+        "{shape} on {background}, {motion}, turning into {second_shape}, {size}",
+    ),
+}
 
 
 # What people type
@@ -31,6 +42,8 @@ VALIDATION_FORMS = (
 
 def shorten(rich: str, rng: np.random.Generator) -> str:
     """Draws what a user might type for a rich caption: drops words, and may reorder the rest."""
+    if event := events.parse(rich):
+        return shorten_event(event, rng)
     named = pairs.parse(rich)
     return shorten_object(rich, rng) if named is None else shorten_pair(named, rng)
 
@@ -59,18 +72,35 @@ def shorten_pair(named: Truth, rng: np.random.Generator) -> str:
     return f"{first} {relation} {second} {background}".strip()
 
 
+def shorten_event(named: Truth, rng: np.random.Generator) -> str:
+    """Shortens the object and what it turns into; keeps the event, may drop the background."""
+    text = f"{shorten_object(events.phrase(named), rng)} {named['event']} "
+    if named["event"] == "then":
+        text += named["second_motion"]
+        if rng.random() < 0.3:  # "red circle right then up"
+            text = text.replace("moving ", "")
+    else:
+        text += shorten_object(f"a {named['second_color']} {named['second_shape']}", rng)
+    return f"{text} on {named['background']}" if rng.random() < 0.3 else text
+
+
 def draw_prompt(seed: int, index: int, mixture: Mixture) -> tuple[str, str]:
     """Draws what a user might type, and the rich caption behind it, from the training split."""
     rng = draws.rng("prompt", seed, index)
     world = mixture.pick(rng.random())
-    rich = world.clip(seed, index, 2, 8, 8).caption  # two frames, so that it has a motion
+    # enough for a motion or an event; more frames take longer to render
+    frames = events.MIN_FRAMES if world is events.EVENTS_WORLD else 2
+    rich = world.clip(seed, index, frames, 8, 8).caption
     return shorten(rich, rng), rich
 
 
-def validation_prompt(seed: int, index: int) -> str:
-    """A prompt about one object, in a form that `draw_prompt` never draws."""
-    truth = shapes.clip(seed, index, 2, 8, 8, split="all").truth  # held-out pairs too
-    form = VALIDATION_FORMS[index % len(VALIDATION_FORMS)]
+def validation_prompt(seed: int, index: int, world: str = "shapes") -> str:
+    """A prompt about one object, in a form that `draw_prompt` never draws: of "shapes" or
+    "events"."""
+    clip = events.clip if world == "events" else shapes.clip
+    truth = clip(seed, index, events.MIN_FRAMES, 8, 8, split="all").truth  # held-out pairs too
+    forms = EVENT_FORMS[truth["event"]] if world == "events" else VALIDATION_FORMS
+    form = forms[index % len(forms)]
     return form.format(**truth | {"size": truth["size"] or ""}).strip(", ")  # it may have no size
 
 
@@ -115,6 +145,8 @@ def keeps(short: str, rich: str) -> bool:
     A size in `short` is ignored where captions have none: for two objects, and for growing and
     shrinking ones.
     """
+    if events.parse(short) or events.parse(rich):
+        return keeps_event(short, rich)
     typed, written = pairs.parse(short), pairs.parse(rich)
     if (typed is None) != (written is None) or not repeats(short, rich):
         return False
@@ -132,7 +164,7 @@ def keeps(short: str, rich: str) -> bool:
 def repeats(short: str, rich: str) -> bool:
     """Whether every attribute word is in `rich` at least as often as in `short`."""
     typed, written = plain(short).split(), plain(rich).split()
-    words = {*COLOR_WORDS, *SHAPE_WORDS, *MOTION_WORDS}
+    words = {*COLOR_WORDS, *SHAPE_WORDS, *MOTION_WORDS, *EVENT_WORDS}
     if any(size in written for size in shapes.SIZES):  # else no size can be kept
         words |= set(shapes.SIZES)
     return all(typed.count(word) <= written.count(word) for word in words)
@@ -149,6 +181,28 @@ def keeps_object(short: str, rich: str) -> bool:
         all(written[name] for name in required)
         and shapes.caption(written) == plain(rich)
         and all(written[name] == word for name, word in typed.items() if word)
+    )
+
+
+def keeps_event(short: str, rich: str) -> bool:
+    """`keeps` for captions of one object to which something happens: the event is kept too."""
+    short, rich = events.spell_out(short), events.spell_out(rich)
+    typed, written = events.parse(short), events.parse(rich)
+    if typed is None or written is None or pairs.parse(short) or not repeats(short, rich):
+        return False
+    kept = all(written[name] == word for name, word in typed.items() if word)
+    return kept and is_event(written) and plain(events.caption(written)) == rich
+
+
+def is_event(named: Truth) -> bool:
+    """Whether nothing is missing in what a caption names, and it can happen in `events`."""
+    changes = events.CHANGES[named["event"]]
+    needed = (*shapes.VALUES, *(f"second_{name}" for name in changes))
+    motions = {named["motion"], named["second_motion"] or named["motion"]}
+    return (
+        all(named[name] for name in needed)
+        and all(named[name] != named[f"second_{name}"] for name in changes)
+        and motions <= set(events.MOTIONS)
     )
 
 
@@ -173,7 +227,10 @@ def is_complete(prompt: str, image: bool = False) -> bool:
 
 
 def in_order(caption: str) -> str:
-    """Rewrites the rich caption "b below a" as "a above b". Any other text stays as it is."""
+    """Rewrites the rich caption "b below a" as "a above b", and that of an event without comma, as
+    a captioner writes it. Any other text stays as it is."""
+    if events.parse(caption) and is_complete(caption):
+        return plain(caption)
     scene = pairs.parse(caption)
     if scene is None or scene["relation"] not in pairs.SECOND_HALF:
         return caption
@@ -191,6 +248,8 @@ def image_caption(rich: str) -> str:
     """
     if not is_complete(rich):
         return rich
+    if event := events.parse(rich):
+        return shapes.caption(events.visible(event, num_frames=1))
     scene = pairs.parse(rich)
     if scene is None:
         # an empty size, of what grows or shrinks, is filled in by `visible`
@@ -201,6 +260,7 @@ def image_caption(rich: str) -> str:
 
 
 def named_right(prompt: str, read: Truth) -> bool:
-    """Whether one clean object with all that the prompt names is what `describe` read."""
-    named = shapes.parse(prompt)
-    return read["clean"] and all(read[name] == word for name, word in named.items() if word)
+    """Whether one clean object with all that the prompt names, and its event, is what `describe`
+    read."""
+    named = events.parse(prompt) or shapes.parse(prompt)
+    return read["clean"] and all(read.get(name) == word for name, word in named.items() if word)

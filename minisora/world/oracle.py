@@ -24,6 +24,7 @@ AREA = {
 MAX_MISFIT = 0.30  # unexplained energy around the object, as a share of the object's own
 MAX_STRAY = 0.10  # pixels of anything else, as a share of the object's area
 MAX_JUMP = 1.5  # units: a step, a change of radius, or a distance from the path of a bounce
+MAX_DRIFT = 0.2  # difference of the new picture's share of a blend from the lawful share
 
 
 def describe(frames: np.ndarray) -> dict[str, Any]:
@@ -81,6 +82,55 @@ def fit_object(difference: np.ndarray, background: str, unit: float) -> Fit:
     area = AREA[shape] * radius**2  # (T,)
     stray = (strong & ~near).sum((1, 2)) / area  # (T,)
     return Fit(shape, color, contrast, position, radius, misfit, stray)
+
+
+def fit_blend(frames: np.ndarray, old: Fit, new: Fit, unit: float) -> Fit:
+    """Fits the frames between those of two fits, (N, H, W, 3) minus background, and joins all.
+
+    One picture is blended linearly into the other at one place, near a straight path. Where the
+    share of the new picture is not the lawful one, the misfit is infinite. Names are the old ones.
+    """
+    share = np.linspace(0, 1, len(frames) + 2)[1:-1]  # (N,), of the new picture
+    path = old.position[-1] + share[:, None] * (new.position[0] - old.position[-1])  # (N, 2)
+    radius = old.radius[-1] + share * (new.radius[0] - old.radius[-1])  # (N,)
+    _, height, width, _ = frames.shape
+    one, other = (  # (N, H, W); empty if there is no object to start from
+        np.nan_to_num(shapes.cover(fit.shape, path, radius, height, width)) for fit in (old, new)
+    )
+    near = surround(one + other > 0, unit)  # (N, H, W)
+    faintest = min(float(np.linalg.norm(fit.contrast)) for fit in (old, new))
+    strong = np.linalg.norm(frames, axis=-1) > 0.4 * faintest  # (N, H, W)
+    stray = (strong & ~near).sum((1, 2)) / (AREA[old.shape] * radius**2)  # (N,)
+    misfit, drift, shift = blend_errors(
+        np.where(near[..., None], frames, 0.0),
+        one[..., None] * old.contrast, other[..., None] * new.contrast, share,
+    )  # fmt: skip
+    misfit = np.where(np.abs(drift) < MAX_DRIFT, misfit, np.inf)
+    parts = (
+        (old.position, path + shift, new.position), (old.radius, radius, new.radius),
+        (old.misfit, misfit, new.misfit), (old.stray, stray, new.stray),
+    )  # fmt: skip
+    return Fit(old.shape, old.color, old.contrast, *map(np.concatenate, parts))
+
+
+def blend_errors(
+    frames: np.ndarray, old: np.ndarray, new: np.ndarray, share: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How frames differ from a blend with `share` (N,) of the new picture, all (N, H, W, 3).
+
+    Returns the unexplained energy as a share of the pictures' own (N,), and by least squares how
+    much more of the new picture would fit (N,) and how far away, (N, 2) as (x, y) in pixels.
+    """
+    change = new - old
+    blend = old + share[:, None, None, None] * change
+    down, right = np.gradient(blend, axis=(1, 2))
+    effects = np.stack([change, -right, -down]).reshape(3, len(frames), -1)  # (3, N, P)
+    rest = (frames - blend).reshape(len(frames), -1)  # (N, P)
+    normal = np.einsum("inp,jnp->nij", effects, effects)
+    found = np.linalg.pinv(normal) @ np.einsum("inp,np->ni", effects, rest)[..., None]  # (N, 3, 1)
+    energy = (1 - share) * np.square(old).sum((1, 2, 3)) + share * np.square(new).sum((1, 2, 3))
+    misfit = np.square(rest).sum(1) / np.maximum(energy, 1e-9)
+    return misfit, found[:, 0, 0], found[:, 1:, 0]
 
 
 def read_object(

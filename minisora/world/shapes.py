@@ -125,7 +125,7 @@ def cover(
     return coverage(shape, x, y, radius[:, None, None])  # (T, H, W)
 
 
-def reflect(path: np.ndarray, low: float, high: float) -> np.ndarray:
+def reflect(path: np.ndarray, low: float | np.ndarray, high: float | np.ndarray) -> np.ndarray:
     """Keeps a straight path inside [low, high] by reflecting it at both ends."""
     return low + (high - low) - np.abs((path - low) % (2 * (high - low)) - (high - low))
 
