@@ -2,9 +2,8 @@
 
 The source is a mixture of worlds. A view is what a network is shown of the clips: pixels for the
 VAE, latents for the transformer, frames with captions for the captioner. Clips are rendered once;
-batch k is a function of (seed, k, rank), so a resumed run needs no state. Ranks share no clips, but in
-packed rows, whose clips are drawn freely.
-
+batch k is a function of (seed, k, rank), so a resumed run needs no state. Ranks share no clips,
+but for packed rows, whose clips are drawn freely.
 """
 
 import itertools

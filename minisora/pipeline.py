@@ -144,18 +144,15 @@ class Sora:
         image: np.ndarray,
         prompt: str | list[str],
         num_frames: int | None = None,
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        negative_prompt: str = "",
-        generator: torch.Generator | None = None,
+        **settings: Any,
     ) -> np.ndarray:
         """Clips that begin with an image (H, W, 3): uint8 (B, num_frames, H, W, 3), one a prompt.
-        Raises InputError as a call does."""
+        `settings` are those of a call: `num_inference_steps`, `guidance_scale`, `negative_prompt`,
+        `generator`. Raises InputError as a call does."""
         image = np.asarray(image)
         check_frames(image, "(H, W, 3)")
         plan = animate(self.default_shape[0] if num_frames is None else num_frames)
-        settings = Settings(num_inference_steps, guidance_scale, negative_prompt, generator)
-        return self.continue_clips(plan, prompt, [image[None]], settings)
+        return self.continue_clips(plan, prompt, [image[None]], Settings(**settings))
 
     def extend(
         self,
@@ -163,10 +160,7 @@ class Sora:
         prompt: str | list[str],
         num_frames: int,
         direction: Literal["forward", "backward"] = "forward",
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        negative_prompt: str = "",
-        generator: torch.Generator | None = None,
+        **settings: Any,
     ) -> np.ndarray:
         """Extends a clip (T, H, W, 3) to `num_frames`: uint8 (B, num_frames, H, W, 3), one a
         prompt. The given frames are its beginning, or its end if the direction is "backward".
@@ -176,8 +170,7 @@ class Sora:
         if direction not in ("forward", "backward"):
             raise InputError(f'a clip is extended "forward" or "backward", not {direction!r}')
         plan = (extend if direction == "forward" else extend_backward)(len(video), num_frames)
-        settings = Settings(num_inference_steps, guidance_scale, negative_prompt, generator)
-        return self.continue_clips(plan, prompt, [video], settings)
+        return self.continue_clips(plan, prompt, [video], Settings(**settings))
 
     def connect(
         self,
@@ -185,10 +178,7 @@ class Sora:
         second: np.ndarray,
         prompt: str | list[str],
         num_frames: int | None = None,
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        negative_prompt: str = "",
-        generator: torch.Generator | None = None,
+        **settings: Any,
     ) -> np.ndarray:
         """Joins two clips (T, H, W, 3) by new frames, by default 8, to `num_frames` in all: uint8
         (B, num_frames, H, W, 3), one a prompt. Raises InputError as a call does, and if the clips
@@ -203,8 +193,7 @@ class Sora:
             )
         lengths = len(first), len(second)
         plan = connect(*lengths, sum(lengths) + 2 * GROUP if num_frames is None else num_frames)
-        settings = Settings(num_inference_steps, guidance_scale, negative_prompt, generator)
-        return self.continue_clips(plan, prompt, clips, settings)
+        return self.continue_clips(plan, prompt, clips, Settings(**settings))
 
     def continue_clips(
         self, plan: Plan, prompt: str | list[str], clips: list[np.ndarray], settings: "Settings"

@@ -7,7 +7,7 @@ from minisora.metrics import Row, percent, pivot
 from minisora.world import get
 
 SPLITS = {"train": "seen", "held_out": "held-out pairs", "held_out_motion": "held-out motions"}
-WORLDS = {"shapes": "one object", "pairs": "two objects"}
+WORLDS = {"shapes": "one object", "pairs": "two objects", "events": "an event"}
 LABELS: dict[str, str] = SPLITS | WORLDS
 
 

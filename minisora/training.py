@@ -438,18 +438,19 @@ def load_shared(mine: Any, other: Any) -> None:
     mine.load_state_dict({name: given[name] for name in mine.state_dict()})
 
 
-def with_vocabulary(mine: Any, other: Any) -> TextEncoder:
-    """The encoder `other`, trained, with the words of both. Raises InputError if they are built
-    differently."""
+def with_vocabulary(mine: Any, other: Any) -> Any:
+    """The network `other`, trained, with the words of both; new words start fresh. Raises
+    InputError if the two are built differently."""
     new = [word for word in mine.config["words"] if word not in other.config["words"]]
     words = {"words": [*other.config["words"], *new]}
     grown = type(other)(**{**other.config, **words})
-    known, name = other.state_dict(), "embedding.weight"
-    fresh = grown.state_dict()[name][len(known[name]) :]  # (new words, width)
-    grown.load_state_dict(known | {name: torch.cat([known[name], fresh])})
-    encoder = type(mine)(**{**mine.config, **words})
-    load_shared(encoder, grown)
-    return encoder
+    state = grown.state_dict()
+    for name, value in other.state_dict().items():
+        known = slice(len(value)) if value.ndim else ...  # new words have the last rows
+        state[name][known] = value
+    network = type(mine)(**{**mine.config, **words})
+    load_shared(network, grown)
+    return network
 
 
 class CaptionerTraining(Training):
@@ -458,12 +459,21 @@ class CaptionerTraining(Training):
 
     Half of each batch is shown in false colors, with the words for colors left out of the loss, so
     that shapes and motions are learned whatever their color. `contrast` weighs the contrastive loss
-    against captioning; CoCa uses 1/2.
+    against captioning; CoCa uses 1/2. `start` is a bundle with a captioner to start from.
     """
 
-    def __init__(self, captioner: Captioner, contrast: float = 0.5, **options: Any) -> None:
+    def __init__(
+        self,
+        captioner: Captioner,
+        contrast: float = 0.5,
+        start: str | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
         check_numbers(0, 1000, contrast=contrast)
+        if start:
+            captioner = with_vocabulary(captioner, weights.load(start, "captioner", Captioner))
+            captioner.requires_grad_(True).train()
         self.captioner, self.contrast = captioner, contrast
 
     def optimized(self) -> tuple[torch.nn.Module, list[torch.nn.Module]]:

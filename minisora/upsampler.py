@@ -1,6 +1,14 @@
 """The prompt upsampler: a small language model that completes what a user types to a rich caption.
 
 The DiT was trained on rich captions. The upsampler keeps what the prompt names and draws the rest.
+It reads the lexicon's words and writes captions' words only: "a crimson ball drifting leftwards"
+becomes "a small red circle moving left on a navy background".
+
+What is learned: the wordings that are trained on, and new combinations of their words; the first
+draw reads them as typed. What is looked up: everything, once that draw fails. A caption is returned
+if it keeps what the lexicon says the prompt means, and later draws read the prompt in captions'
+words. So wordings that were held out of training, whose words may never have been seen, are right
+too. Words that the lexicon lacks are skipped with a warning.
 Source: the Sora report does this with GPT ("Language understanding", after Betker et al.,
 "Improving Image Generation with Better Captions", 2023).
 """
@@ -16,28 +24,52 @@ from minisora.attention import Block
 from minisora.errors import InputError
 from minisora.text import (
     END_ID,
+    PAD,
     START_ID,
     TextEncoder,
     decode_words,
     next_word_loss,
     warn_of_unknown,
+    word_tokenizer,
     write_words,
 )
+from minisora.world import lexicon
 from minisora.world.language import image_caption, is_complete, keeps
 
-TRIES = 50  # draws per prompt; the shipped upsampler mostly needs one
+TRIES = 50  # draws per prompt; a trained upsampler mostly needs one
 
 
 class Upsampler(nn.Module):
-    """Reads a prompt with an encoder and writes a caption word by word."""
+    """Reads a prompt with an encoder and writes a caption of `words`, word by word.
+
+    `prompt_words` are the words that it reads, those of captions among them; without them it reads
+    captions' words alone and does not use the lexicon. A caption has up to `length` words, a prompt
+    up to `prompt_length`.
+    """
 
     def __init__(
-        self, words: list[str], width: int = 64, depth: int = 2, heads: int = 2, length: int = 16
+        self,
+        words: list[str],
+        width: int = 64,
+        depth: int = 2,
+        heads: int = 2,
+        length: int = 16,
+        prompt_words: list[str] | None = None,
+        prompt_length: int | None = None,
     ) -> None:
         super().__init__()
-        self.config = dict(words=list(words), width=width, depth=depth, heads=heads, length=length)
-        self.length = length
-        self.encoder = TextEncoder(words, width, depth, heads, length)
+        self.config: dict[str, Any] = dict(
+            words=list(words), width=width, depth=depth, heads=heads, length=length
+        )
+        if prompt_words:
+            # the longest prompt that the lexicon's wordings make of a caption has 32 words
+            prompt_length = prompt_length or 2 * length
+            self.config |= dict(prompt_words=list(prompt_words), prompt_length=prompt_length)
+        self.length, self.knows_lexicon = length, bool(prompt_words)
+        self.tokenizer = word_tokenizer(words)  # of captions
+        self.tokenizer.enable_padding(length=length, pad_token=PAD)
+        reads = (prompt_words, prompt_length) if prompt_words else (words, length)
+        self.encoder = TextEncoder(reads[0], width, depth, heads, reads[1])
         self.embedding = nn.Embedding(len(words) + 2, width)
         # one more than a caption's words, for the start
         self.position_embed = nn.Parameter(0.5 * torch.randn(length + 1, width))
