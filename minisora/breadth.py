@@ -9,7 +9,7 @@ is furthest from what was given.
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,6 +26,9 @@ from minisora.world import Clip, events, get
 NEW_SIZES = ((40, 40), (24, 56), (56, 24))  # between those of the shipped weights
 NEW_LENGTHS = (9, 25, 41)
 FAR = 1.5  # units; the shorter side of a picture has 32
+# the part of a clip after which comes the frame that is furthest from what is given, where the
+# given frames say how the object goes on
+FAR_FRAME = {"extend": 1.0, "extend backward": 0.0, "connect": 0.5}
 
 
 @dataclass(frozen=True)
@@ -40,46 +43,19 @@ class Part:
     split: str = "held_out"
 
 
-@dataclass(frozen=True)
-class Given:
-    """What a mode is given of a true clip of T frames: spans of frames; which plan that is; and the
-    frame that is furthest from it, if the clip says where the object is by then."""
-
-    spans: Callable[[int], list[slice]]
-    plan: Callable[[int], tuple[int, ...]]
-    far: Callable[[int], int] | None = None
-
-
-# half of a clip is given, or both its quarters
-GIVEN = {
-    "text": Given(lambda t: [], lambda t: (t,)),
-    "animate": Given(lambda t: [slice(0, 1)], lambda t: (t,)),
-    "extend": Given(
-        lambda t: [slice(0, 1 + (t - 1) // 2)], lambda t: (1 + (t - 1) // 2, t), lambda t: t - 1
-    ),
-    "extend backward": Given(
-        lambda t: [slice(1 + (t - 1) // 2, t)], lambda t: ((t - 1) // 2, t), lambda t: 0
-    ),
-    "connect": Given(
-        lambda t: [slice(0, 1 + (t - 1) // 4), slice(t - (t - 1) // 4, t)],
-        lambda t: (1 + (t - 1) // 4, (t - 1) // 4, t),
-        lambda t: t // 2,
-    ),
-}
-
-
 def parts_of(sora: Sora) -> Iterator[Part]:
     """All that is measured: text to video at every size and length, trained on or between them,
     images at every size, and every mode."""
     frames, height, width = sora.default_shape
-    lengths, sizes = sora.trained_on["durations"], sora.trained_on["sizes"]
-    worlds = sorted(sora.trained_on["worlds"], key=lambda name: (name != "shapes", name))
+    known = sora.trained_on
+    lengths, sizes = known["durations"], known["sizes"]
+    worlds = sorted(known["worlds"], key=lambda name: (name != "shapes", name))
     for high, wide in sizes:
         yield from (Part(world, frames, high, wide) for world in worlds)
     yield from (Part("shapes", frames, h, w) for h, w in NEW_SIZES)
     yield from (Part("shapes", t, height, width) for t in sorted({*lengths, *NEW_LENGTHS}))
     yield from (Part("shapes", 1, h, w) for h, w in (*sizes, *NEW_SIZES))
-    for mode in [mode for mode in GIVEN if mode != "text" and mode in sora.trained_on["modes"]]:
+    for mode in [name for name, mode in MODES.items() if mode.given and name in known["modes"]]:
         yield Part("shapes", frames, height, width, mode)
         yield Part("shapes", 2 * frames - 1, height, width, mode)
         yield from (Part("shapes", frames, h, w, mode) for h, w in sizes[1:])
@@ -118,8 +94,9 @@ def score_part(
             about | {"measure": f"order: {name}", **proportion(count, clips)}
             for name, count in sorted(orders.items())
         ]
-    if far := GIVEN[part.mode].far:
-        near = sum(off <= FAR for off in far_ends(part, sampled, truth, far(part.frames)))
+    if part.mode in FAR_FRAME:
+        frame = int(FAR_FRAME[part.mode] * (part.frames - 1))
+        near = sum(off <= FAR for off in far_ends(part, sampled, truth, frame))
         rows.append(about | {"measure": "far end", **proportion(near, clips)})
     return rows
 
@@ -133,14 +110,14 @@ def sample_part(
     sora: Sora, part: Part, truth: list[Clip], seed: int, bar: tqdm | None
 ) -> np.ndarray:
     """A clip for each true one, from its caption and what the mode is given: (B, T, H, W, 3)."""
-    given, generator = GIVEN[part.mode], torch.Generator().manual_seed(seed)
-    plan = MODES[part.mode].plan(*given.plan(part.frames))
+    generator = torch.Generator().manual_seed(seed)
+    plan, spans = MODES[part.mode].example(part.frames)
     batch = max(1, 2000 * 17 * 1024 // (80 * part.frames * part.height * part.width))
     sampled = []
     for start in range(0, len(truth), batch):
         clips = truth[start : start + batch]
         frames = np.stack([clip.frames for clip in clips])  # (B, T, H, W, 3)
-        parts = [frames[:, span] for span in given.spans(part.frames)]
+        parts = [frames[:, span] for span in spans]
         prompts, settings = [clip.caption for clip in clips], Settings(generator=generator)
         sampled.append(sora.sample(plan, prompts, parts, (part.height, part.width), settings))
         if bar is not None:

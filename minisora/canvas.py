@@ -209,24 +209,45 @@ def draw(low: int, high: int, generator: torch.Generator) -> int:
 class Mode:
     """A row of the table of modes.
 
-    `plan` is its canvas in frames. Training takes it for `share` of the clips with known tokens,
-    if these have `least` latents, and `known` draws which tokens (t, h, w) are given. If it is
-    `anywhere`, the clip is cut from anywhere in a longer one, else from its beginning.
+    `plan` is its canvas in frames, from the numbers of given frames and of frames in all. To
+    measure it, the quarters `given` of a true clip are given, (0, 0) being the first frame alone.
+    Training takes it for `share` of the clips with known tokens, if these have `least` latents, and
+    `known` draws which tokens (t, h, w) are given. If it is `anywhere`, the clip is cut from
+    anywhere in a longer one, else from its beginning.
     """
 
     plan: Callable[..., Plan]
     known: Callable[[Grid, torch.Generator], Tensor]
+    given: tuple[tuple[int, int], ...] = ()
     share: float = 0.0
     least: int = 1
     anywhere: bool = False
 
+    def example(self, frames: int) -> tuple[Plan, list[slice]]:
+        """What is measured at a length of 1 + 4k frames: a plan, and the frames of a true clip that
+        are given."""
+
+        def quarter(number: int) -> int:
+            return 1 + (frames - 1) * number // 4
+
+        spans = [
+            slice(quarter(start) if start else 0, quarter(stop)) for start, stop in self.given
+        ]
+        return self.plan(*(span.stop - span.start for span in spans), frames), spans
+
+
+def from_image(given: int, frames: int) -> Plan:
+    return animate(frames)
+
 
 MODES = {
     "text": Mode(from_text, nothing),
-    "animate": Mode(animate, first_latent, share=0.35, least=2),
-    "extend": Mode(extend, a_beginning, share=0.25, least=2, anywhere=True),
-    "extend backward": Mode(extend_backward, an_end, share=0.25, least=2, anywhere=True),
-    "connect": Mode(connect, both_ends, share=0.10, least=3, anywhere=True),
+    "animate": Mode(from_image, first_latent, ((0, 0),), share=0.35, least=2),
+    "extend": Mode(extend, a_beginning, ((0, 2),), share=0.25, least=2, anywhere=True),
+    "extend backward": Mode(
+        extend_backward, an_end, ((2, 4),), share=0.25, least=2, anywhere=True
+    ),
+    "connect": Mode(connect, both_ends, ((0, 1), (3, 4)), share=0.10, least=3, anywhere=True),
     "inpaint": Mode(from_text, around_a_region, share=0.05, anywhere=True),
 }
 

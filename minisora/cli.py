@@ -19,6 +19,7 @@ EXPERIMENTS = {  # `reproduce NAME`: a module of minisora.experiments, and its q
     "recaption": "do synthetic captions help?",
     "paraphrases": "does a text encoder that has read far more text help?",
     "binding": "with two objects, whose color is it?",
+    "words": "does the upsampler understand other people's words?",
 }
 
 

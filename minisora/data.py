@@ -27,7 +27,7 @@ from minisora.device import autocast, best_device
 from minisora.draws import Ranks
 from minisora.errors import InputError, check_counts, check_seed, check_shares
 from minisora.vae import GROUP, VAE, to_pixels
-from minisora.world import Clip, Mixture, language
+from minisora.world import Clip, Mixture, language, lexicon
 
 Key = TypeVar("Key")
 VALIDATION_SEED = 1_000_003  # added to the seed: validation clips are never trained on
@@ -518,7 +518,7 @@ class Captions(EncodedView):
 
 class PromptData(StepData):
     """Prompts that users might type, with the rich captions behind them: batches of {"short",
-    "rich"}, drawn anew for every step.
+    "rich"}, drawn anew for every step. A share `reworded` of them is in other people's words.
 
     Validation prompts have forms that are never trained on: the background comes first or in the
     middle.
@@ -529,25 +529,51 @@ class PromptData(StepData):
         worlds: dict[str, float] | None = None,
         batch_size: int = 128,
         seed: int = 0,
+        reworded: float = 0.5,
         validation_prompts: int = 256,
     ) -> None:
         super().__init__(worlds, batch_size, seed)
+        check_shares(reworded=reworded)
         check_counts(1, 10**6, validation_prompts=validation_prompts)
-        self.validation_prompts = validation_prompts
+        self.reworded, self.validation_prompts = reworded, validation_prompts
+
+    @property
+    def prompt_words(self) -> list[str]:
+        """The vocabulary of the prompts."""
+        return sorted({*self.words, *lexicon.vocabulary()})
+
+    def prompt(self, number: int) -> tuple[str, str]:
+        """Training prompt number `number`, and the rich caption behind it."""
+        short, rich = language.draw_prompt(self.seed, number, self.source)
+        rng = draws.rng("other words", self.seed, number)
+        return lexicon.reword(short, rng) if rng.random() < self.reworded else short, rich
 
     def batch(self, step: int) -> dict[str, Any]:
         ranks = self.ranks
         first = (step * ranks.count + ranks.rank) * self.batch_size
-        numbers = range(first, first + self.batch_size)
-        drawn = [language.draw_prompt(self.seed, number, self.source) for number in numbers]
+        drawn = [self.prompt(number) for number in range(first, first + self.batch_size)]
         short, rich = zip(*drawn, strict=True)
         return {"short": list(short), "rich": list(rich)}
 
     def val_dataloader(self) -> DataLoader:
-        """One batch of {"short"}."""
-        numbers = range(self.validation_prompts)
-        prompts = [language.validation_prompt(self.seed + VALIDATION_SEED, i) for i in numbers]
-        return DataLoader([{"short": prompts}], batch_size=None)  # type: ignore[arg-type]
+        """A batch of {"words", "short"} for each kind of words."""
+        kinds = ("kept", "other_words", "held_out_words")
+        batches = [{"words": kind, "short": self.validation(kind)} for kind in kinds]
+        return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+
+    def validation(self, words: str) -> list[str]:
+        """Validation prompts: in captions' words ("kept"), in wordings that are trained on
+        ("other_words"), or in those held out ("held_out_words")."""
+        seed, prompts = self.seed + VALIDATION_SEED, []
+        worlds = [name for name in self.source.names if name == "events"] + ["shapes"]
+        for i in range(self.validation_prompts):
+            number, turn = divmod(i, len(worlds))
+            prompt = language.validation_prompt(seed, number, worlds[turn])
+            if words != "kept":
+                rng = draws.rng("other words", seed, i)
+                prompt = lexicon.reword(prompt, rng, held_out=words == "held_out_words")
+            prompts.append(prompt)
+        return prompts
 
 
 def read_captions(path: str, kind: str = "caption") -> tuple[dict[str, Any], list[str]]:

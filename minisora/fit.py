@@ -55,7 +55,10 @@ LINKS = {  # stage: arguments that follow from others, target -> source
         "model.dit.init_args.text_width": "model.text.init_args.width",
     },
     "captioner": {"model.captioner.init_args.words": "data.words"},
-    "upsampler": {"model.upsampler.init_args.words": "data.words"},
+    "upsampler": {
+        "model.upsampler.init_args.words": "data.words",
+        "model.upsampler.init_args.prompt_words": "data.prompt_words",
+    },
 }
 # Flags of earlier versions, still understood.
 RENAMED = {

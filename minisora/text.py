@@ -53,7 +53,9 @@ def warn_of_unknown(encoder: Any, prompts: list[str], stacklevel: int) -> None:
     unknown = dict.fromkeys(word for prompt in prompts for word in encoder.unknown(prompt))
     named = []
     for word in unknown:
-        nearest = difflib.get_close_matches(word.lower(), encoder.vocabulary, n=1)
+        # a word of the vocabulary may be unknown where it stands
+        others = [known for known in encoder.vocabulary if known != word.lower()]
+        nearest = difflib.get_close_matches(word.lower(), others, n=1)
         named.append(f"{word!r} (nearest known: {nearest[0]})" if nearest else repr(word))
     if named:
         message = f"the model does not know {', '.join(named)}; it reads them as blanks"

@@ -27,7 +27,7 @@ from minisora.flow import add_noise, draw_levels, flow_loss, shift_for
 from minisora.metrics import oracle_scores, psnr
 from minisora.optim import MuonAdam, split_parameters
 from minisora.patches import grid_of, tokenize
-from minisora.pipeline import Sora
+from minisora.pipeline import Settings, Sora
 from minisora.text import PretrainedEncoder, TextEncoder
 from minisora.upsampler import Upsampler
 from minisora.vae import GROUP, VAE, to_frames, to_pixels, vae_loss
@@ -404,8 +404,23 @@ class DiTTraining(Training):
         self.log_scores(frames, batch, "val")
         rebuilt = sora.vae.decode(sora.vae.encode(batch["video"].to(self.device)))
         self.log_scores(to_frames(rebuilt), batch, "ceiling")
+        if index == 0:
+            self.validate_modes(sora, batch, generator)
         if index == 0 and self.global_rank == 0 and not self.trainer.fast_dev_run:
             self.write_samples(frames[:16], batch["captions"][:16])
+
+    def validate_modes(
+        self, sora: Sora, batch: dict[str, Any], generator: torch.Generator
+    ) -> None:
+        """Logs the scores of clips that go on from parts of true ones ("val-extend")."""
+        video = to_frames(batch["video"])  # (B, T, H, W, 3)
+        frames, size = video.shape[1], (video.shape[2], video.shape[3])
+        for name in sora.trained_on["modes"]:
+            if MODES[name].given and frames > GROUP:
+                plan, spans = MODES[name].example(frames)
+                given, settings = [video[:, span] for span in spans], Settings(generator=generator)
+                sampled = sora.sample(plan, batch["captions"], given, size, settings)
+                self.log_scores(sampled, batch, f"val-{name.replace(' ', '-')}")
 
     def write_samples(self, frames: np.ndarray, captions: list[str]) -> None:
         """Writes clips as one mp4 to <root>/samples, their captions beside it."""
@@ -561,12 +576,12 @@ class UpsamplerTraining(Training):
         return loss
 
     def validation_step(self, batch: dict[str, Any], _: int) -> None:
-        """Logs how often the first draw is a complete caption that keeps all of the prompt."""
+        """Logs how often the first draw is a complete caption that keeps what the prompt means."""
         generator = draws.generator("validation", self.seed, 0)
         drawn = self.upsampler.draw(batch["short"], generator)
-        pairs = zip(batch["short"], drawn, strict=True)
-        kept = [language.keeps(short, rich) for short, rich in pairs]
-        self.log_shares({"val/kept": float(np.mean(kept))}, len(kept))
+        pairs = zip(map(self.upsampler.meaning, batch["short"]), drawn, strict=True)
+        kept = [language.keeps(meant, rich) for meant, rich in pairs]
+        self.log_shares({f"val/{batch['words']}": float(np.mean(kept))}, len(kept))
 
     def export(self, folder: Path) -> None:
         weights.save(folder, {}, upsampler=self.upsampler)

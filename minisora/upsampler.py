@@ -14,6 +14,7 @@ Source: the Sora report does this with GPT ("Language understanding", after Betk
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,7 @@ from minisora.text import (
     END_ID,
     PAD,
     START_ID,
+    UNKNOWN_ID,
     TextEncoder,
     decode_words,
     next_word_loss,
@@ -62,14 +64,16 @@ class Upsampler(nn.Module):
             words=list(words), width=width, depth=depth, heads=heads, length=length
         )
         if prompt_words:
-            # the longest prompt that the lexicon's wordings make of a caption has 32 words
+            # no wording of the lexicon doubles the words of a caption
             prompt_length = prompt_length or 2 * length
             self.config |= dict(prompt_words=list(prompt_words), prompt_length=prompt_length)
-        self.length, self.knows_lexicon = length, bool(prompt_words)
+        self.length, self.uses_lexicon = length, bool(prompt_words)
+        self.encoder = TextEncoder(
+            prompt_words or words, width, depth, heads, prompt_length or length
+        )
+        self.vocabulary = self.encoder.vocabulary
         self.tokenizer = word_tokenizer(words)  # of captions
         self.tokenizer.enable_padding(length=length, pad_token=PAD)
-        reads = (prompt_words, prompt_length) if prompt_words else (words, length)
-        self.encoder = TextEncoder(reads[0], width, depth, heads, reads[1])
         self.embedding = nn.Embedding(len(words) + 2, width)
         # one more than a caption's words, for the start
         self.position_embed = nn.Parameter(0.5 * torch.randn(length + 1, width))
@@ -90,6 +94,26 @@ class Upsampler(nn.Module):
         """The modules whose matrices Muon updates."""
         return [*self.encoder.blocks, *self.decoder]
 
+    def unknown(self, prompt: str) -> list[str]:
+        """The words of the prompt that mean nothing to it, as typed and in order."""
+        return lexicon.unread(prompt) if self.uses_lexicon else self.encoder.unknown(prompt)
+
+    def meaning(self, prompt: str) -> str:
+        """The prompt in captions' words, as the lexicon looks it up."""
+        return lexicon.in_our_words(prompt) if self.uses_lexicon else prompt
+
+    def tokenize(self, captions: list[str]) -> Tensor:
+        """Captions -> word ids (B, length), padded with END_ID. Raises InputError if one has more
+        than `length` words."""
+        ids = [encoding.ids for encoding in self.tokenizer.encode_batch(captions)]
+        if (longest := max(map(len, ids))) > self.length:
+            raise InputError(
+                f"a caption has {longest} words, the upsampler writes at most {self.length}: "
+                "set model.upsampler.length"
+            )
+        tokens = torch.tensor(ids, device=self.position_embed.device)  # (B, length)
+        return tokens.masked_fill(tokens == UNKNOWN_ID, END_ID)
+
     def next_word_logits(self, ids: Tensor, prompts: Tensor) -> Tensor:
         """Predicts the word after each word of ids (B, L): (B, L, vocabulary).
 
@@ -102,17 +126,17 @@ class Upsampler(nn.Module):
 
     def loss(self, short: list[str], rich: list[str]) -> Tensor:
         """Mean cross-entropy of the words of rich captions, given short prompts: a scalar."""
-        ids = self.encoder.tokenize(rich)  # (B, length), padded with END_ID
+        ids = self.tokenize(rich)  # (B, length), padded with END_ID
         ids = F.pad(ids, (1, 0), value=START_ID)  # (B, 1 + length)
         ids = F.pad(ids, (0, 1), value=END_ID)  # (B, 1 + length + 1), so that all have an end
-        prompts = self.encoder(short)  # (B, length, width)
+        prompts = self.encoder(short)  # (B, M, width)
         logits = self.next_word_logits(ids[:, :-1], prompts)  # (B, 1 + length, vocabulary)
         return next_word_loss(logits, ids)
 
     @torch.inference_mode()
     def draw(self, prompts: list[str], generator: torch.Generator | None = None) -> list[str]:
         """Draws a caption for each prompt. It may not keep what the prompt names."""
-        states = self.encoder(prompts)  # (B, length, width)
+        states = self.encoder(prompts)  # (B, M, width)
 
         def next_logits(ids: Tensor) -> Tensor:
             return self.next_word_logits(ids, states)[:, -1]  # (B, vocabulary)
@@ -120,28 +144,30 @@ class Upsampler(nn.Module):
         ids = write_words(
             next_logits, len(prompts), self.length, generator=generator, device=states.device
         )  # (B, L)
-        return decode_words(self.encoder.tokenizer, ids)
+        return decode_words(self.tokenizer, ids)
 
     def forward(
         self, prompts: str | list[str], generator: torch.Generator | None = None
     ) -> list[str]:
-        """Completes each prompt to a rich caption that keeps what the prompt names.
+        """Completes each prompt to a rich caption that keeps what the prompt means.
 
-        Rich prompts stay as they are. Warns of unknown words. Raises InputError if a prompt still
-        has no such caption after `TRIES` draws.
+        Rich prompts stay as they are. The first draw is for the prompt as typed, later ones for its
+        meaning in captions' words. Warns of unknown words. Raises InputError if a prompt still has
+        no such caption after `TRIES` draws.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        warn_of_unknown(self.encoder, prompts, stacklevel=5)  # nn.Module's call adds two frames
-        captions = prompts.copy()
+        warn_of_unknown(self, prompts, stacklevel=5)  # nn.Module's call adds two frames
+        captions, asked = prompts.copy(), prompts
+        meant = [self.meaning(prompt) for prompt in prompts]
         left = [i for i, prompt in enumerate(prompts) if not keeps(prompt, prompt)]
         for _ in range(TRIES):
             if not left:
                 break
             # only those prompts again that are not kept yet
-            drawn = self.draw([prompts[i] for i in left], generator)
+            drawn = self.draw([asked[i] for i in left], generator)
             for i, caption in zip(left, drawn, strict=True):
                 captions[i] = caption
-            left = [i for i in left if not keeps(prompts[i], captions[i])]
+            left, asked = [i for i in left if not keeps(meant[i], captions[i])], meant
         if left:
             raise InputError(
                 f"no caption of this world says all of {prompts[left[0]]!r}: name one object with "

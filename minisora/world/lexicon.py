@@ -49,6 +49,17 @@ VERBS = (
     "going", "drifting", "sliding", "gliding", "heading", "traveling", "floating", "flying",
     "running", "rolling", "crawling", "shifting", "creeping", "racing",
 )  # fmt: skip
+FORMS = {  # "a ball drifts left"
+    "moves": "moving", "goes": "going", "drifts": "drifting", "slides": "sliding",
+    "glides": "gliding", "heads": "heading", "travels": "traveling", "floats": "floating",
+    "flies": "flying", "runs": "running", "rolls": "rolling", "crawls": "crawling",
+    "shifts": "shifting", "creeps": "creeping", "races": "racing", "rises": "rising",
+    "climbs": "climbing", "falls": "falling", "drops": "dropping", "sinks": "sinking",
+    "rests": "resting", "grows": "growing", "expands": "expanding", "swells": "swelling",
+    "enlarges": "enlarging", "shrinks": "shrinking", "contracts": "contracting",
+    "deflates": "deflating", "bounces": "bouncing", "hops": "hopping", "jumps": "jumping",
+    "turns": "turning", "becomes": "becoming", "changes": "changing",
+}  # fmt: skip
 WAYS = {
     "left": "left, leftward, leftwards, to the left, west, westward",
     "right": "right, rightward, rightwards, to the right, east, eastward",
@@ -72,12 +83,16 @@ RELATIONS = {
     "right of": "to the right of, on the right of, east of",
 }
 EVENTS = {
-    "then": "and then, followed by, afterwards, later, before",
+    "then": "and then, followed by, afterwards, later, after that",
     "turning into": "becoming, changing into, morphing into, transforming into, evolving into",
 }
 PREPOSITIONS = {"on": "against, over, before, in front of, upon"}  # that lead to a background
 GROUNDS = {"background": "backdrop, screen, canvas, field, ground, surface"}
 ARTICLES = ("a", "an", "the", "one")
+TABLES = {
+    "shape": SHAPES, "size": SIZES, "background": BACKGROUNDS, "relation": RELATIONS,
+    "event": EVENTS, "preposition": PREPOSITIONS, "ground": GROUNDS,
+}  # fmt: skip
 
 LETTERS = re.compile("[A-Za-z]+")
 
@@ -93,15 +108,15 @@ SPELLED = {"grey": "gray"}
 CRUDE = {"poo", "poop", "shit", "piss", "puke", "vomit", "diarrhea", "snot", "booger", "bile"}
 MODIFIERS = {"pale", "dark", "bland", "drab", "royal"}  # names, but more often parts of names
 GRAY, PALE, DARK = 0.04, 0.09, 0.25  # chroma of grays, of tints of white, lightness of near black
+CONES = np.array([[0.4122, 0.5363, 0.0515], [0.2119, 0.6807, 0.1074], [0.0883, 0.2817, 0.63]])
+AXES = np.array([[0.2105, 0.7936, -0.0041], [1.978, -2.4286, 0.4506], [0.0259, 0.7828, -0.8087]])
 
 
 def oklab(rgb: np.ndarray) -> np.ndarray:
     """sRGB in [0, 1] -> lightness, a and b, (..., 3). The angle of (a, b) is the hue as the eye
     sees it. Source: Ottosson, "A perceptual color space for image processing" (2020)."""
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    cones = np.array([[0.4122, 0.5363, 0.0515], [0.2119, 0.6807, 0.1074], [0.0883, 0.2817, 0.63]])
-    axes = np.array([[0.2105, 0.7936, -0.0041], [1.978, -2.4286, 0.4506], [0.0259, 0.7828, -0.8087]])
-    return np.cbrt(linear @ cones.T) @ axes.T
+    return np.cbrt(linear @ CONES.T) @ AXES.T
 
 
 def nearest(rgb: np.ndarray) -> str | None:
@@ -136,10 +151,12 @@ def meaning_of(name: str, rgb: np.ndarray) -> str | None:
 def color_names() -> dict[str, str]:
     """Names of the survey and what they mean: "crimson" -> "red", "steel grey" -> "gray"."""
     lines = Path(__file__).with_name("colors.tsv").read_text().splitlines()
-    named = dict(line.split("\t") for line in lines)
-    rgb = {name: [int(code[i : i + 2], 16) / 255 for i in (1, 3, 5)] for name, code in named.items()}
-    found = {name: meaning_of(name, np.array(value)) for name, value in rgb.items()}
-    return {name: meaning for name, meaning in found.items() if meaning}
+    found = {}
+    for name, code in (line.split("\t") for line in lines):  # "acid green", "#8ffe09"
+        rgb = np.array([int(code[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+        if meaning := meaning_of(name, rgb):
+            found[name] = meaning
+    return found
 
 
 # The lexicon
@@ -167,20 +184,16 @@ def motions() -> dict[str, list[str]]:
 @cache
 def lexicon() -> dict[str, dict[str, str]]:
     """What each wording means, by its kind: "dark blue" -> {"color": "blue", "background": "navy"}."""
-    tables = {
-        "shape": SHAPES, "size": SIZES, "background": BACKGROUNDS, "relation": RELATIONS,
-        "event": EVENTS, "preposition": PREPOSITIONS, "ground": GROUNDS,
-    }  # fmt: skip
-    said = {kind: {own: split(words) for own, words in each.items()} for kind, each in tables.items()}
-    said["motion"] = motions()
-    found: dict[str, dict[str, str]] = {}
-    for name, meaning in color_names().items():
-        kind = "color" if meaning in shapes.COLORS else "background"
-        found[name] = {kind: meaning}
-    for kind, meanings in said.items():
-        for meaning, words in meanings.items():
-            for word in words:
-                found.setdefault(word, {})[kind] = meaning
+    found = {
+        name: {"color" if meaning in shapes.COLORS else "background": meaning}
+        for name, meaning in color_names().items()
+    }
+    said = [("motion", meaning, words) for meaning, words in motions().items()]
+    for kind, table in TABLES.items():
+        said += [(kind, meaning, split(words)) for meaning, words in table.items()]
+    for kind, meaning, words in said:
+        for word in words:
+            found.setdefault(word, {})[kind] = meaning
     return found
 
 
@@ -199,12 +212,9 @@ def wordings(kind: str, meaning: str, held_out: bool) -> list[str]:
 @cache
 def own_words() -> dict[str, dict[str, str]]:
     """The words of captions, each of which means itself, by kind."""
-    tables = {
-        "shape": SHAPES, "size": SIZES, "color": shapes.COLORS, "background": BACKGROUNDS,
-        "relation": RELATIONS, "event": EVENTS, "preposition": PREPOSITIONS, "ground": GROUNDS,
-        "motion": shapes.MOTIONS,
-    }  # fmt: skip
-    return {word: {kind: word} for kind, words in tables.items() for word in words}
+    words = {kind: list(table) for kind, table in TABLES.items()}
+    words |= {"color": list(shapes.COLORS), "motion": list(shapes.MOTIONS)}
+    return {word: {kind: word} for kind, each in words.items() for word in each}
 
 
 @cache
@@ -246,7 +256,8 @@ class Reading:
     def __init__(self, text: str) -> None:
         self.text = text
         found = list(LETTERS.finditer(text))
-        self.words = [match.group().lower() for match in found]
+        words = [match.group().lower() for match in found]
+        self.words = [FORMS.get(word, word) for word in words]
         self.spans = [match.span() for match in found]
         self.parts: list[Part] = []
         start = 0
@@ -311,15 +322,18 @@ class Reading:
         return False
 
     def object(self, start: int) -> list[Part]:
-        """The part of any other kind that starts at a word. After "then" comes a motion."""
+        """The part of any other kind that starts at a word."""
         part = self.longest(start, OBJECT_KINDS)
-        if not part or (part.meaning == "then" and not self.is_motion(part.end)):
-            return []
-        return [part]
+        return [part] if part and (part.kind != "event" or self.happens(part)) else []
 
-    def is_motion(self, start: int) -> bool:
-        way = start < len(self.words) and self.words[start] in WAYS
-        return way or self.longest(start, ("motion",)) is not None
+    def happens(self, event: Part) -> bool:
+        """Whether a motion follows "then", or an object "turning into"."""
+        start = event.end
+        if event.meaning == "then":
+            bare = start < len(self.words) and self.words[start] in WAYS
+            return bare or self.longest(start, ("motion",)) is not None
+        start += start < len(self.words) and self.words[start] in ARTICLES
+        return self.longest(start, ("shape", "color", "size")) is not None
 
     def said(self, part: Part) -> str:
         """A part as the text says it."""
@@ -345,7 +359,7 @@ def unread(text: str) -> list[str]:
     """The words of a text that neither captions nor the lexicon have, as typed and in order."""
     reading = Reading(text)
     rest = reading.replaced([" "] * len(reading.parts))
-    known = {*VERBS, *ARTICLES, "and", *" ".join(own_words()).split()}
+    known = {*VERBS, *FORMS, *ARTICLES, "and", *" ".join(own_words()).split()}
     return [word for word in re.findall(r"\w+", rest) if word.lower() not in known]
 
 
