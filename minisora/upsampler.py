@@ -151,29 +151,36 @@ class Upsampler(nn.Module):
     ) -> list[str]:
         """Completes each prompt to a rich caption that keeps what the prompt means.
 
-        Rich prompts stay as they are. The first draw is for the prompt as typed, later ones for its
-        meaning in captions' words. Warns of unknown words. Raises InputError if a prompt still has
-        no such caption after `TRIES` draws.
+        Rich prompts stay as they are. Warns of unknown words. Raises InputError if no caption is
+        found for a prompt.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         warn_of_unknown(self, prompts, stacklevel=5)  # nn.Module's call adds two frames
-        captions, asked = prompts.copy(), prompts
-        meant = [self.meaning(prompt) for prompt in prompts]
-        left = [i for i, prompt in enumerate(prompts) if not keeps(prompt, prompt)]
+        captions = self.search(prompts, generator)
+        for prompt, caption in zip(prompts, captions, strict=True):
+            if caption is None:
+                raise InputError(
+                    f"no caption of this world says all of {prompt!r}: name one object with "
+                    "one color, one motion and so on, or two objects with above, below, left of, "
+                    "right of or and between them"
+                )
+        return [caption for caption in captions if caption is not None]
+
+    def search(
+        self, prompts: list[str], generator: torch.Generator | None = None
+    ) -> list[str | None]:
+        """Draws captions until they keep what the prompts mean: None for a prompt that has none
+        after `TRIES` draws. The first draw is for the prompt as typed, later ones for its meaning
+        in captions' words."""
+        meant, asked = [self.meaning(prompt) for prompt in prompts], prompts
+        captions = [prompt if keeps(prompt, prompt) else None for prompt in prompts]
         for _ in range(TRIES):
-            if not left:
-                break
             # only those prompts again that are not kept yet
-            drawn = self.draw([asked[i] for i in left], generator)
+            left = [i for i, caption in enumerate(captions) if caption is None]
+            drawn = self.draw([asked[i] for i in left], generator) if left else []
             for i, caption in zip(left, drawn, strict=True):
-                captions[i] = caption
-            left, asked = [i for i in left if not keeps(meant[i], captions[i])], meant
-        if left:
-            raise InputError(
-                f"no caption of this world says all of {prompts[left[0]]!r}: name one object with "
-                "one color, one motion and so on, or two objects with above, below, left of, "
-                "right of or and between them"
-            )
+                captions[i] = caption if keeps(meant[i], caption) else None
+            asked = meant
         return captions
 
     def complete(

@@ -2,10 +2,10 @@ import re
 
 import numpy as np
 import pytest
-import torch
 
-from minisora import InputError, draws
+from minisora import draws
 from minisora.experiments import runs, words
+from minisora.upsampler import Upsampler
 from minisora.world import WORDS, WORLDS, Mixture, events, language, lexicon, pairs, shapes
 from minisora.world.lexicon import in_our_words, reword, unread
 
@@ -228,14 +228,12 @@ def test_a_paraphrase_is_right_if_the_caption_says_all_of_its_meaning() -> None:
     assert not words.says("a red circle", "")
 
 
-def test_a_prompt_that_is_refused_does_not_spoil_the_others() -> None:
-    def ask(prompts: list[str], _: object) -> list[str]:
-        if "no" in prompts:
-            raise InputError("no")
-        return [prompt.upper() for prompt in prompts]
-
-    answers = words.written(ask, ["a", "no", "b", "c"], torch.Generator())
-    assert answers == ["A", "", "B", "C"]
+def test_prompts_that_are_too_long_or_refused_have_no_caption(monkeypatch) -> None:
+    upsampler = Upsampler(sorted(WORDS), width=16, depth=1)
+    answers = {"red": "a", "red ball": None}
+    monkeypatch.setattr(upsampler, "search", lambda prompts, _: [answers[p] for p in prompts])
+    prompts = ["red " * 17, "red", "red ball"]
+    assert words.captions(upsampler, prompts, 0, tries=True) == ["", "a", ""]
 
 
 def test_the_stored_results_make_the_table() -> None:

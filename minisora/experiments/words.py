@@ -7,7 +7,6 @@ the experiment `paraphrases` were written down before there was a lexicon.
 """
 
 import itertools
-import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import Any
 import torch
 
 from minisora import draws
-from minisora.errors import InputError
 from minisora.experiments import runs
 from minisora.experiments.runs import ROOT, Run, chosen, fill, found
 from minisora.metrics import markdown, percent, proportion
@@ -97,10 +95,9 @@ def answers(upsampler: Upsampler, count: int, seed: int) -> dict[str, Any]:
     for words, pairs in asked.items():
         right = says if words in PARAPHRASES else language.keeps
         result["count"][words] = len(pairs)
-        for when, ask in (("first", upsampler.draw), ("final", upsampler)):
-            generator = torch.Generator().manual_seed(seed)
-            captions = written(ask, [text for text, _ in pairs], generator)
-            judged = zip(pairs, captions, strict=True)
+        for when in ("first", "final"):
+            written = captions(upsampler, [text for text, _ in pairs], seed, when == "final")
+            judged = zip(pairs, written, strict=True)
             result[when][words] = sum(right(meant, caption) for (_, meant), caption in judged)
     return result
 
@@ -127,20 +124,14 @@ def draw_prompt(seed: int, number: int, new_form: bool) -> str:
     return language.draw_prompt(seed, number, Mixture(WORLDS))[0]
 
 
-def written(
-    ask: Callable[..., list[str]], prompts: list[str], generator: torch.Generator
-) -> list[str]:
-    """The captions for prompts; an empty one for a prompt that is refused."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about words that the upsampler does not know
-        try:
-            return ask(prompts, generator)
-        except InputError:
-            if len(prompts) == 1:
-                return [""]
-            half = len(prompts) // 2
-            parts = (prompts[:half], prompts[half:])
-            return [caption for part in parts for caption in written(ask, part, generator)]
+def captions(upsampler: Upsampler, prompts: list[str], seed: int, tries: bool) -> list[str]:
+    """The first draws for prompts, or with `tries` what is found in the end; an empty caption for
+    a prompt that is too long or has none."""
+    generator = torch.Generator().manual_seed(seed)
+    short = [prompt for prompt in prompts if len(prompt.split()) <= upsampler.encoder.length]
+    drawn = upsampler.search(short, generator) if tries else upsampler.draw(short, generator)
+    found = dict(zip(short, drawn, strict=True))
+    return [found.get(prompt) or "" for prompt in prompts]
 
 
 def says(meant: str, caption: str) -> bool:
