@@ -54,12 +54,19 @@ def frames(count: int, index: int = 0) -> np.ndarray:
 # A latent is a picture of its own group of frames
 
 
+@pytest.fixture
+def on_one_thread() -> None:
+    """Several threads share a convolution differently at each length, and round differently."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="module")
 def vae() -> VAE:
     torch.manual_seed(0)
     return shake(VAE(channels=4, space=8, width=16, depth=2))
 
 
+@pytest.mark.usefixtures("on_one_thread")
 @pytest.mark.parametrize("length", [5, 9, 17, 33])
 def test_a_groups_latent_is_the_same_to_the_bit_wherever_it_stands(vae: VAE, length: int) -> None:
     """Its four frames are put into each group of another clip."""
@@ -72,6 +79,7 @@ def test_a_groups_latent_is_the_same_to_the_bit_wherever_it_stands(vae: VAE, len
     assert all(torch.equal(latent, alone) for latent in latents)
 
 
+@pytest.mark.usefixtures("on_one_thread")
 def test_the_latent_of_an_image_is_the_first_of_a_clip_that_begins_with_it(
     tiny_sora: Sora,
 ) -> None:
@@ -81,6 +89,7 @@ def test_the_latent_of_an_image_is_the_first_of_a_clip_that_begins_with_it(
     assert torch.equal(latents_of(tiny_sora, canvas)[:, :, 0], encoded[:, :, 0])
 
 
+@pytest.mark.usefixtures("on_one_thread")
 def test_the_last_groups_of_a_clip_are_encoded_as_in_the_whole(tiny_sora: Sora) -> None:
     """All but the first: that one is an image on the canvas, and a group of four in the clip."""
     clip, plan = frames(33), extend(33, 41)
@@ -89,6 +98,7 @@ def test_the_last_groups_of_a_clip_are_encoded_as_in_the_whole(tiny_sora: Sora) 
     assert torch.equal(latents_of(tiny_sora, canvas)[:, :, 1:5], encoded[:, :, 5:])
 
 
+@pytest.mark.usefixtures("on_one_thread")
 def test_the_first_groups_of_a_clip_stand_at_the_end_of_a_backward_canvas(tiny_sora: Sora) -> None:
     """They are cut differently there: four frames from the first on are a group."""
     clip, plan = frames(9), extend_backward(9, 13)

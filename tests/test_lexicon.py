@@ -1,9 +1,10 @@
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from minisora import draws
+from minisora import draws, weights
 from minisora.experiments import runs, words
 from minisora.upsampler import Upsampler
 from minisora.world import WORDS, WORLDS, Mixture, events, language, lexicon, pairs, shapes
@@ -237,5 +238,18 @@ def test_prompts_that_are_too_long_or_refused_have_no_caption(monkeypatch) -> No
 
 
 def test_the_stored_results_make_the_table() -> None:
-    table = words.table(runs.found(words.RESULTS)).splitlines()
-    assert len(table) == 2 + len(words.RUNS) * (len(words.WORDINGS) + len(words.PARAPHRASES))
+    lines = words.table(runs.found(words.RESULTS)).splitlines()
+    assert len(lines) == 2 + len(words.WORDINGS) + len(words.PARAPHRASES)
+    assert not [line for line in lines if "|  |" in line]  # both upsamplers are there
+
+
+def test_the_experiment_asks_an_upsampler_once(tmp_path: Path, monkeypatch) -> None:
+    upsampler = Upsampler(sorted(WORDS), width=16, depth=1, prompt_words=lexicon.vocabulary())
+    weights.save(tmp_path, {}, upsampler=upsampler)
+    monkeypatch.setattr("minisora.upsampler.TRIES", 2)
+    results = tmp_path / "results.jsonl"
+    for _ in range(2):
+        words.run([0], 0, 3, [], results, tmp_path)
+    (row,) = runs.found(results)
+    assert row["run"] == "lexicon"
+    assert set(row["count"].values()) == {3, 44, 26}

@@ -24,17 +24,17 @@ from minisora.world import Mixture, language, lexicon, shapes
 
 PROMPT_SEED = 3_000_017  # added to the seed: no training or validation has these prompts
 WORLDS = {"events": 0.2, "pairs": 0.35, "shapes": 0.45}
-RUNS = [  # upsamplers by what they read; both are trained by configs/laptop/upsampler.yaml
+RUNS = [  # upsamplers by what they read; nothing is trained here
     Run("captions", "captions' words"),
     Run("lexicon", "captions' and the lexicon's words"),
 ]
 RESULTS = runs.RESULTS / "words.jsonl"
 COLUMNS = {
-    "reads": "upsampler reads",
     "prompts": "prompts",
     "count": "number",
-    "first": "first draw right, %",
-    "final": "returned caption right, %",
+    "captions-final": "earlier upsampler, %",
+    "lexicon-first": "with the lexicon: first draw, %",
+    "lexicon-final": "what it returns, %",
 }
 
 
@@ -141,16 +141,16 @@ def says(meant: str, caption: str) -> bool:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Percent right with 95% intervals, all seeds together, of the last weights of each upsampler."""
-    lines = []
+    """Percent right with 95% intervals, all seeds together, of the last weights of each upsampler.
+    The earlier one's first draws are as often right as what it returns, and left out."""
+    lines = {words: {"prompts": words} for words in (*WORDINGS, *PARAPHRASES)}
     for reader in RUNS:
         mine = [row for row in rows if row["run"] == reader.slug]
         mine = [row for row in mine if row["weights"] == mine[-1]["weights"]]
-        for words in (*WORDINGS, *PARAPHRASES) if mine else ():
+        for words, line in lines.items() if mine else ():
             count = sum(row["count"][words] for row in mine)
-            line = {"reads": reader.label, "prompts": words, "count": count}
+            line["count"] = str(count)
             for when in ("first", "final"):
                 right = sum(row[when][words] for row in mine)
-                line[when] = percent(proportion(right, count))
-            lines.append(line)
-    return markdown(lines, COLUMNS)
+                line[f"{reader.slug}-{when}"] = percent(proportion(right, count))
+    return markdown(list(lines.values()), COLUMNS)
