@@ -64,7 +64,7 @@ class Upsampler(nn.Module):
             words=list(words), width=width, depth=depth, heads=heads, length=length
         )
         if prompt_words:
-            # no wording of the lexicon doubles the words of a caption
+            # no training prompt is longer, even in the lexicon's longest wordings
             prompt_length = prompt_length or 2 * length
             self.config |= dict(prompt_words=list(prompt_words), prompt_length=prompt_length)
         self.length, self.uses_lexicon = length, bool(prompt_words)
