@@ -22,7 +22,8 @@ TRAINED_ON = {
     "fps": 8,
 }
 CONFIGS = Path(__file__).parent.parent / "configs"
-STAGE_OF = {"decoder": "vae", "generalist": "dit"}  # configs that do not have the name of theirs
+# configs that do not have the name of theirs
+STAGE_OF = {"decoder": "vae", "generalist": "dit", "generalist_captioner": "captioner"}
 DEFAULTS = {"num_inference_steps": 2, "guidance_scale": 2.0, "shift": 3.0, "sampler": "euler"}
 
 
