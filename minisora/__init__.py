@@ -9,13 +9,13 @@ from minisora.errors import InputError
 
 if TYPE_CHECKING:
     from minisora.captioner import Captioner
-    from minisora.pipeline import Sora
+    from minisora.sora import Sora
     from minisora.upsampler import Upsampler
 
 __all__ = ["Captioner", "InputError", "Sora", "Upsampler", "video", "world"]
 __version__ = "0.1.0"
 
-MODULES = {"Sora": "pipeline", "Captioner": "captioner", "Upsampler": "upsampler"}
+MODULES = {"Sora": "sora", "Captioner": "captioner", "Upsampler": "upsampler"}
 
 
 def __getattr__(name: str) -> Any:

@@ -20,7 +20,8 @@ from tqdm import tqdm
 from minisora.canvas import MODES
 from minisora.evaluate import PROMPT_SEED
 from minisora.metrics import Row, oracle_scores, proportion
-from minisora.pipeline import Settings, Sora
+from minisora.pipeline import Settings
+from minisora.sora import Sora
 from minisora.world import Clip, events, get
 
 NEW_SIZES = ((40, 40), (24, 56), (56, 24))  # between those of the shipped weights

@@ -70,9 +70,14 @@ class Canvas:
     positions: Tensor
     grid: Grid
 
-    def with_noise(self, noise: Tensor) -> Tensor:
-        """The tokens, noise (B, N, P) where nothing is known: (B, N, P)."""
-        return torch.where(self.known[..., None], self.tokens, noise)
+    def with_noise(self, noise: Tensor, level: float = 1.0) -> Tensor:
+        """The tokens, with noise (B, N, P) of `level` where nothing is known: (B, N, P)."""
+        noisy = (1 - level) * self.tokens + level * noise  # (B, N, P)
+        return torch.where(self.known[..., None], self.tokens, noisy)
+
+    def without(self, unknown: Tensor) -> "Canvas":
+        """The same canvas with the tokens `unknown`, (B, N) or (N,), no longer known."""
+        return replace(self, known=self.known & ~unknown)
 
     def solved(self, tokens: Tensor) -> "Canvas":
         """The same canvas with all of its tokens known."""
@@ -144,6 +149,27 @@ def connect(first: int, second: int, frames: int) -> Plan:
     known = ((0, Span(0, first - before, first)), (before + gap, Span(1, 0, after)))
     result = (Span(0, 0, first), Span(CANVAS, before, before + gap), Span(1, 0, second))
     return Plan(before + gap + after, known, result)
+
+
+def loop(given: int, frames: int) -> Plan:
+    """New frames lead from the end of a clip of `given` frames back to its beginning: a clip of
+    `frames` that can be repeated without a seam. It is connected with itself, and the second copy
+    is left out."""
+    check_longer(given, frames)
+    joined = connect(given, given, frames + given)
+    return replace(
+        joined,
+        given=tuple((at, replace(span, source=0)) for at, span in joined.given),
+        result=joined.result[:2],
+    )
+
+
+def whole(given: int) -> Plan:
+    """All frames of a clip stand on the canvas, the last one held to fill its group: what is made
+    anew is then a matter of tokens (inpainting) or of noise (editing)."""
+    check_counts(1, given_frames=given)
+    length = length_of(groups_of(given))
+    return Plan(length, ((0, Span(0, 0, length)),), (Span(CANVAS, 0, given),))
 
 
 def check_longer(given: int, frames: int) -> None:

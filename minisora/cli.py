@@ -2,12 +2,17 @@
 doctor`. What is slow to import is imported where it is used."""
 
 import argparse
+import itertools
 import json
 import math
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 import minisora
 from minisora.errors import InputError, Interrupted
@@ -87,6 +92,8 @@ def parser() -> argparse.ArgumentParser:
         return commands.add_parser(name, help=text)
 
     sample_options(add("sample", "make a clip from a prompt"))
+    for name, (text, *_) in MODE_COMMANDS.items():
+        mode_options(add(name, text), name)
     # `fit` and `recaption` stand here for the help; `main` hands their arguments over
     add("fit", "train: fit vae|dit|captioner|upsampler --config configs/SCALE/STAGE.yaml")
     caption_options(add("caption", "describe clips in words"))
@@ -128,14 +135,13 @@ def weights_option(command: argparse.ArgumentParser) -> None:
     command.add_argument("--weights", type=folder, metavar="FOLDER", help=text)
 
 
-# sample
+# sample, and the modes that start from images and videos
 
 
-def sample_options(command: argparse.ArgumentParser) -> None:
+def sampling_options(command: argparse.ArgumentParser) -> None:
+    """What every command that makes a clip has."""
     add, own = command.add_argument, "(default: the weights' own)"
-    add("prompt", help='e.g. "red circle" or "a red circle moving up above a blue star on navy"')
     add("--out", default="clip.mp4", help="mp4, gif, png (film strip) or webp (default: clip.mp4)")
-    add("--num-frames", type=int, help=f"frames, 8 a second; 1 is an image {own}")
     add("--height", type=int, help=f"pixels {own}")
     add("--width", type=int, help=f"pixels {own}")
     add("--seed", type=seed, default=0, help="another seed makes another clip (default: 0)")
@@ -145,33 +151,167 @@ def sample_options(command: argparse.ArgumentParser) -> None:
     add("--as-typed", action="store_true", help="do not complete a short prompt first")
     add("--scale", type=positive, default=8, help="write each pixel as SCALE x SCALE (default: 8)")
     weights_option(command)
-    command.set_defaults(run=sample_command)
+
+
+def sample_options(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("prompt", help='e.g. "red circle" or "a red circle moving up above a blue star on navy"')
+    length = command.add_mutually_exclusive_group().add_argument
+    length("--num-frames", type=int, help="8 a second; 1 is an image (default: the weights' own)")
+    length("--seconds", type=positive, help="instead of frames: 60 are 481")
+    add("--from", dest="image", metavar="CLIP", help="begin with the last frame of this clip")
+    sampling_options(command)
+    command.set_defaults(run=sample_command, mode="animate")
 
 
 def sample_command(options: argparse.Namespace) -> None:
+    frames = 8 * options.seconds + 1 if options.seconds else options.num_frames
+    if options.image:
+        options.num_frames = frames
+        return mode_command(options)
     out = minisora.video.check_output(options.out)
-    import torch
-
     sora = minisora.Sora.from_pretrained(options.weights)
-    prompt, sizes = options.prompt, (options.num_frames, options.height, options.width)
-    frames, height, width = sora.resolve([prompt], *sizes)
+    longest = max(sora.trained_on["durations"])
+    is_long = frames is not None and frames > longest
+    # of a long clip all that is sampled at once has a length that was trained on
+    sizes = (longest if is_long else frames, options.height, options.width)
+    shown, height, width = sora.resolve([options.prompt], *sizes)
+    prompt = options.prompt
     if not options.as_typed:
-        prompt = completed(sora, prompt, options.seed, image=frames == 1)
+        prompt = completed(sora, prompt, options.seed, image=shown == 1)
     world, known = world_of_prompt(prompt), sora.trained_on["worlds"]
     if world.name not in known:
         message = f"trained on {', '.join(known)}, the prompt is about {world.name}"
         warnings.warn(f"these weights were {message}", stacklevel=2)
-    guidance = options.guidance_scale, options.negative_prompt
-    generator = torch.Generator().manual_seed(options.seed)
-    clip = sora(prompt, frames, height, width, options.steps, *guidance, generator)[0]
-    minisora.video.write(out, clip, fps=8, scale=options.scale)
-    size = f"{width * options.scale} x {height * options.scale}"
-    print(f"{out}: {frames} frames of {size}, seed {options.seed}")
-    read = world.describe(clip)
+    settings = settings_of(options)
+    if frames is not None and is_long:
+        parts = sora.stream(prompt, frames, height, width, **settings)
+        write_clip(sora, "sample", prompt, out, options, with_progress(parts, frames))
+    else:
+        clip = sora(prompt, shown, height, width, **settings)[0]
+        write_clip(sora, "sample", prompt, out, options, clip)
+    if options.as_typed and not language.is_complete(prompt, image=shown == 1):
+        print("the prompt is no full caption as in training; without --as-typed it becomes one")
+
+
+def settings_of(options: argparse.Namespace) -> dict[str, Any]:
+    import torch
+
+    return {
+        "num_inference_steps": options.steps,
+        "guidance_scale": options.guidance_scale,
+        "negative_prompt": options.negative_prompt,
+        "generator": torch.Generator().manual_seed(options.seed),
+    }
+
+
+def with_progress(parts: Iterator[np.ndarray], frames: int) -> Iterator[np.ndarray]:
+    """The first clip (n, H, W, 3) of each part (B, n, H, W, 3), with a bar of frames."""
+    from tqdm import tqdm
+
+    with tqdm(total=frames, desc="sampling", unit="frame") as bar:
+        for part in parts:
+            yield part[0]
+            bar.update(part.shape[1])
+
+
+def write_clip(
+    sora: "minisora.Sora",
+    mode: str,
+    prompt: str,
+    out: Path,
+    options: argparse.Namespace,
+    clip: np.ndarray | Iterator[np.ndarray],
+    **more: Any,
+) -> None:
+    """Writes a clip (T, H, W, 3), or its parts as they come, with how it was made; prints what the
+    oracle sees in it."""
+    from minisora import media
+
+    world, scale, shown = world_of_prompt(prompt), options.scale, []
+
+    def seen() -> Iterator[np.ndarray]:
+        for part in [clip] if isinstance(clip, np.ndarray) else clip:
+            shown.append(part)
+            yield part
+
+    parts = seen()
+    first = next(parts)  # (n, H, W, 3)
+    height, width = first.shape[1:3]
+    given = {"steps": options.steps, "guidance_scale": options.guidance_scale}
+    given |= {"negative_prompt": options.negative_prompt or None, "height": height, "width": width}
+    about = media.provenance(sora, mode, prompt, options.seed, **given, **more)
+    minisora.video.write(out, itertools.chain([first], parts), 8, scale, about)
+    frames = np.concatenate(shown)  # (T, H, W, 3)
+    size = f"{width * scale} x {height * scale}"
+    print(f"{out}: {len(frames)} frames of {size}, seed {options.seed}")
+    read = world.describe(frames)
     flaw = "" if read["clean"] else ", but the clip is not clean"
     print(f"the oracle sees {world.caption(read)}{flaw}")
-    if options.as_typed and flaw and not language.is_complete(prompt, image=frames == 1):
-        print("the prompt is no full caption as in training; without --as-typed it becomes one")
+
+
+# a command's help, its files, whether a prompt may be left out, and its own options
+MODE_COMMANDS: dict[str, tuple[str, tuple[str, ...], bool, tuple[str, ...]]] = {
+    "animate": ("make a clip that begins with an image", ("image",), True, ("num_frames",)),
+    "extend": ("make a clip longer, at its end or its beginning", ("clip",), True, ("num_frames", "direction")),
+    "loop": ("make a clip that can be repeated without a seam", ("clip",), True, ("num_frames",)),
+    "connect": ("join two clips by new frames", ("first", "second"), True, ("num_frames",)),
+    "edit": ("change a clip as a prompt says", ("clip",), False, ("strength", "method")),
+    "inpaint": ("make a region of a clip anew", ("clip",), True, ("mask",)),
+}  # fmt: skip
+
+
+def mode_options(command: argparse.ArgumentParser, mode: str) -> None:
+    add, (_, files, optional, own) = command.add_argument, MODE_COMMANDS[mode]
+    for name in files:
+        last = ", of which the last frame is taken" if name == "image" else ""
+        add(name, help=f"a video or an image{last}")
+    left_out = "; without, the captioner says what is there" if optional else ""
+    example = '"make it blue"' if mode == "edit" else '"moving left"'
+    what = f"a caption, or what changes: {example}{left_out}"
+    add("prompt", help=what, nargs="?" if optional else None)
+    if "num_frames" in own:
+        add("--num-frames", type=int, help="of the whole clip (default: 8 more than given, "
+            "to animate the weights' own, for a loop as many as its motion needs)")  # fmt: skip
+    if "direction" in own:
+        ways = ("forward", "backward")
+        add("--direction", choices=ways, default="forward", help="where frames are added")
+    if "strength" in own:
+        add("--strength", type=float, default=None, help="0 changes nothing, 1 the most")
+        ways = ("flow", "noise")
+        add("--method", choices=ways, default="flow", help="FlowEdit or SDEdit (default: flow)")
+    if "mask" in own:
+        add("--mask", required=True, help="an image or a clip, white where pixels are made anew")
+    sampling_options(command)
+    command.set_defaults(run=mode_command, mode=mode)
+
+
+def mode_command(options: argparse.Namespace) -> None:
+    out = minisora.video.check_output(options.out)
+    from minisora import media
+
+    sora, mode = minisora.Sora.from_pretrained(options.weights), options.mode
+    _, names, _, own = MODE_COMMANDS[mode]
+    paths = [getattr(options, name) for name in names]
+    size = media.canvas_size(sora, paths[0], options.height, options.width)
+    clips = [media.read_clip(path, size) for path in paths]
+    if mode == "animate":
+        clips = [clips[0][-1:]]
+    if mode == "inpaint":
+        mask = media.read_mask(options.mask, paths[0], size)
+    settings = settings_of(options)
+    prompt = sora.fill_in(
+        options.prompt, clips, upsample=not options.as_typed, generator=settings["generator"]
+    )[0]
+    if prompt != options.prompt:
+        print(f"completed prompt: {prompt}", flush=True)
+    more = {name: getattr(options, name) for name in own if name != "mask"}
+    more = {name: value for name, value in more.items() if value is not None}
+    given = [clips[0][0]] if mode == "animate" else clips
+    if mode == "inpaint":
+        given.append(mask)
+    clip = getattr(sora, mode)(*given, prompt, **more, **settings)[0]
+    write_clip(sora, mode, prompt, out, options, clip, **more)
 
 
 def completed(sora: "minisora.Sora", prompt: str, seed: int, image: bool) -> str:
@@ -233,6 +373,8 @@ def caption_command(options: argparse.Namespace) -> None:
         raise InputError(f"--temperature must be 0 or more, got {options.temperature}")
     import torch
 
+    from minisora import media
+
     captioner = minisora.Captioner.from_pretrained(options.weights)
     generator, failed = torch.Generator().manual_seed(options.seed), 0
     for path in options.clips:
@@ -240,6 +382,8 @@ def caption_command(options: argparse.Namespace) -> None:
             clip = minisora.video.sample(path, captioner.frames, captioner.size)
             (text,) = captioner(clip[None], options.temperature, generator, sampled=True)
             print(f"{path}: {text}")
+            if made := media.told(minisora.video.about(path)):
+                print(f"{' ' * len(path)}  {made}")
         except InputError as error:
             say("error", error)
             failed += 1

@@ -41,7 +41,7 @@ CONTAINERS = "asf,avi,flac,flv,h264,hevc,ivf,m4v,matroska,mov,mp3,mpeg,mpegts,mp
 # the comment in film strips, and in webp files, which store a clip that stands still as an image
 MARK = "minisora: {} frames at {} fps"
 ALPHA = 0x10  # the flag of transparency in a webp's header
-DESCRIPTION = 0x010E  # the EXIF tag for it in webp
+DESCRIPTION, COMMENT = 0x010E, 0x9286  # the EXIF tags for it in webp, and for a file's note
 BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 # the exceptions that PyAV and Pillow raise for damaged files
 DAMAGE = (
@@ -167,6 +167,21 @@ def still_frames(image: Any) -> Iterator[Frame]:
             yield Frame(number / fps, (number + 1) / fps, part)
 
 
+def note_of(path: str | Path) -> str:
+    """The comment in a file of one of the formats that are written, else "". Raises InputError if
+    it cannot be read, and the exceptions in `DAMAGE`."""
+    with open_file(path) as file:
+        image = open_image(file)
+        if image is None:
+            file.seek(0)
+            with open_container(file) as container:
+                return str(container.metadata.get("comment", ""))
+        if image.format == "WEBP":
+            return str(image.getexif().get(COMMENT, ""))
+        note = image.info.get("comment" if image.format == "GIF" else "Description", "")
+        return note.decode(errors="replace") if isinstance(note, bytes) else str(note)
+
+
 def comment_of(image: Any) -> str:
     if image.format == "WEBP":
         return str(image.getexif().get(DESCRIPTION))
@@ -193,10 +208,14 @@ def animation_frames(image: Any, file: BinaryIO) -> Iterator[Frame]:
         raise ValueError("it ends too early")
 
 
+def open_container(file: BinaryIO) -> Any:
+    nameless = SimpleNamespace(read=file.read, seek=file.seek, tell=file.tell)  # "cat%02d.jpg"
+    return av.open(nameless, "r", options={"format_whitelist": CONTAINERS})
+
+
 def video_frames(file: BinaryIO) -> Iterator[Frame]:
     """A frame whose time is missing or goes back follows the one before."""
-    nameless = SimpleNamespace(read=file.read, seek=file.seek, tell=file.tell)  # "cat%02d.jpg"
-    with av.open(nameless, "r", options={"format_whitelist": CONTAINERS}) as container:
+    with open_container(file) as container:
         stream: Any = container.streams.best("video")
         if stream is None or stream.codec_context is None:
             raise ValueError("it has no video of a known codec")

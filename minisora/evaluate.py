@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from minisora.captioner import Captioner
 from minisora.metrics import Row, clip_rows, short_prompt_row
-from minisora.pipeline import Sora
+from minisora.sora import Sora
 from minisora.upsampler import Upsampler
 from minisora.weights import fingerprint, shipped
 from minisora.world import Clip, World, get

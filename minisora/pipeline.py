@@ -1,4 +1,5 @@
-"""Sora: prompts in, clips out. Joins text encoder, transformer, sampler and VAE."""
+"""From a canvas to a clip: joins text encoder, transformer, sampler and VAE. What can be asked of
+it is in sora.py."""
 
 import math
 import warnings
@@ -6,39 +7,32 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Self
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from minisora import weights
-from minisora.canvas import (
-    CANVAS,
-    Canvas,
-    Plan,
-    animate,
-    connect,
-    extend,
-    extend_backward,
-    from_text,
-    groups_of,
-)
+from minisora.canvas import CANVAS, Canvas, Plan, groups_of
+from minisora.captioner import Captioner
 from minisora.device import autocast, best_device
 from minisora.dit import DiT
-from minisora.errors import InputError, check_counts, check_frames, check_numbers
+from minisora.errors import InputError, check_counts, check_numbers
 from minisora.flow import shift_for
 from minisora.patches import grid_of, tokenize, unpatchify
-from minisora.sampling import SAMPLERS, guided, held, noise_levels
+from minisora.sampling import SAMPLERS, Velocity, guided, held, noise_levels
 from minisora.text import Encoder, warn_of_unknown
 from minisora.upsampler import Upsampler
-from minisora.vae import GROUP, VAE, to_frames, to_pixels
+from minisora.vae import VAE, to_frames, to_pixels
 
 MOST_TOKENS = 16_384  # of a clip: what attention can do in a few GB
 
 
-class Sora:
-    """A text-to-video model.
+class Pipeline:
+    """The parts of a text-to-video model, and the three steps to a clip: `prepare` makes a canvas of
+    what is given, `solve` samples the rest, `decode` turns all tokens into frames.
 
     `trained_on` says what its training clips were like: {"worlds": names, "sizes": [[height,
     width]], "durations": frames, "modes": what may be given, "fps"}. `defaults` is how it samples
@@ -64,12 +58,14 @@ class Sora:
                 )
         self.vae, self.text, self.dit = vae, text, dit
         self.trained_on, self.defaults = trained_on, defaults
-        self.upsampler_folder: str | Path | None = None  # default: the shipped one
+        self.folder: str | Path | None = None  # the bundle that it was loaded from
+        # of the bundle's own captioner and upsampler; without, they are the shipped ones
+        self.folders: dict[str, str | Path] = {}
 
     @classmethod
     def from_pretrained(
         cls, folder: str | Path | None = None, device: str | torch.device | None = None
-    ) -> "Sora":
+    ) -> Self:
         """Loads the shipped weights, or the bundle in `folder`. Raises InputError if they are
         missing, damaged or do not fit."""
         folder = folder or weights.shipped()
@@ -83,11 +79,12 @@ class Sora:
             )
         if wrong := wrong_entries(config["trained_on"], config["defaults"]):
             raise InputError(f"{folder} is damaged: its config.json has no usable {wrong[0]}")
-        sora = cls(vae, text, dit, config["trained_on"], config["defaults"])
-        sora.upsampler_folder = folder if "upsampler" in config else None
-        return sora.to(torch.device(device) if device else best_device())
+        pipeline = cls(vae, text, dit, config["trained_on"], config["defaults"])
+        pipeline.folder = folder
+        pipeline.folders = {name: folder for name in ("captioner", "upsampler") if name in config}
+        return pipeline.to(torch.device(device) if device else best_device())
 
-    def to(self, device: torch.device) -> "Sora":
+    def to(self, device: torch.device) -> Self:
         for part in (self.vae, self.text, self.dit):
             part.to(device)
         return self
@@ -99,7 +96,12 @@ class Sora:
     @cached_property
     def upsampler(self) -> Upsampler:
         """The bundle's own prompt upsampler, else the shipped one; loaded at its first use."""
-        return Upsampler.from_pretrained(self.upsampler_folder)
+        return Upsampler.from_pretrained(self.folders.get("upsampler"))
+
+    @cached_property
+    def captioner(self) -> Captioner:
+        """The bundle's own captioner, else the shipped one; loaded at its first use."""
+        return Captioner.from_pretrained(self.folders.get("captioner"), self.device)
 
     @property
     def default_shape(self) -> tuple[int, int, int]:
@@ -111,98 +113,6 @@ class Sora:
     def save(self, folder: str | Path) -> None:
         config = {"trained_on": self.trained_on, "defaults": self.defaults}
         weights.save(folder, config, vae=self.vae, text=self.text, dit=self.dit)
-
-    def __call__(
-        self,
-        prompt: str | list[str],
-        num_frames: int | None = None,
-        height: int | None = None,
-        width: int | None = None,
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        negative_prompt: str = "",
-        generator: torch.Generator | None = None,
-        upsample: bool = False,
-    ) -> np.ndarray:
-        """Samples a clip for each prompt: uint8 (B, num_frames, height, width, 3).
-
-        What is not given is the first size and the usual length that the weights were trained on:
-        17 frames of 32 x 32 for the shipped ones. Other sizes (multiples of 8) and lengths are made
-        too, with a warning if they were not trained on. With `upsample`, short prompts are
-        completed first. Warns of words that the model does not know. Raises InputError for an empty
-        prompt and for impossible sizes or lengths.
-        """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        num_frames, height, width = self.resolve(prompts, num_frames, height, width)
-        if upsample:
-            prompts = self.upsampler.complete(prompts, generator, image=num_frames == 1)
-        settings = Settings(num_inference_steps, guidance_scale, negative_prompt, generator)
-        return self.sample(from_text(num_frames), prompts, [], (height, width), settings)
-
-    def animate(
-        self,
-        image: np.ndarray,
-        prompt: str | list[str],
-        num_frames: int | None = None,
-        **settings: Any,
-    ) -> np.ndarray:
-        """Clips that begin with an image (H, W, 3): uint8 (B, num_frames, H, W, 3), one a prompt.
-        `settings` are those of a call: `num_inference_steps`, `guidance_scale`, `negative_prompt`,
-        `generator`. Raises InputError as a call does."""
-        image = np.asarray(image)
-        check_frames(image, "(H, W, 3)")
-        plan = animate(self.default_shape[0] if num_frames is None else num_frames)
-        return self.continue_clips(plan, prompt, [image[None]], Settings(**settings))
-
-    def extend(
-        self,
-        video: np.ndarray,
-        prompt: str | list[str],
-        num_frames: int,
-        direction: Literal["forward", "backward"] = "forward",
-        **settings: Any,
-    ) -> np.ndarray:
-        """Extends a clip (T, H, W, 3) to `num_frames`: uint8 (B, num_frames, H, W, 3), one a
-        prompt. The given frames are its beginning, or its end if the direction is "backward".
-        Raises InputError as a call does, and for an unknown direction."""
-        video = np.asarray(video)
-        check_frames(video, "(T, H, W, 3)")
-        if direction not in ("forward", "backward"):
-            raise InputError(f'a clip is extended "forward" or "backward", not {direction!r}')
-        plan = (extend if direction == "forward" else extend_backward)(len(video), num_frames)
-        return self.continue_clips(plan, prompt, [video], Settings(**settings))
-
-    def connect(
-        self,
-        first: np.ndarray,
-        second: np.ndarray,
-        prompt: str | list[str],
-        num_frames: int | None = None,
-        **settings: Any,
-    ) -> np.ndarray:
-        """Joins two clips (T, H, W, 3) by new frames, by default 8, to `num_frames` in all: uint8
-        (B, num_frames, H, W, 3), one a prompt. Raises InputError as a call does, and if the clips
-        differ in size."""
-        clips = [np.asarray(first), np.asarray(second)]
-        for clip in clips:
-            check_frames(clip, "(T, H, W, 3)")
-        if clips[0].shape[1:] != clips[1].shape[1:]:
-            (_, h, w, _), (_, high, wide, _) = clips[0].shape, clips[1].shape
-            raise InputError(
-                f"clips to be joined need one size, got {h} x {w} and {high} x {wide}"
-            )
-        lengths = len(first), len(second)
-        plan = connect(*lengths, sum(lengths) + 2 * GROUP if num_frames is None else num_frames)
-        return self.continue_clips(plan, prompt, clips, Settings(**settings))
-
-    def continue_clips(
-        self, plan: Plan, prompt: str | list[str], clips: list[np.ndarray], settings: "Settings"
-    ) -> np.ndarray:
-        """Samples what a plan leaves open of given clips (T, H, W, 3), once for each prompt."""
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        _, height, width = self.resolve(prompts, plan.length, *clips[0].shape[1:3])
-        given = [np.repeat(clip[None], len(prompts), axis=0) for clip in clips]
-        return self.sample(plan, prompts, given, (height, width), settings, stacklevel=5)
 
     def sample(
         self,
@@ -237,9 +147,7 @@ class Sora:
                 f"patches of this model join {self.dit.patch[0]} groups of frames, "
                 "so it goes on from no given frames: use one with patches of 1 in time"
             )
-        space, channels = self.vae.space, self.vae.channels
-        shape = (plan.groups, size[0] // space, size[1] // space)  # (t, h, w)
-        latents = torch.zeros(count, channels, *shape, device=self.device)  # (B, C, t, h, w)
+        latents = self.empty_latents(count, plan.groups, size)  # (B, C, t, h, w)
         for at, span in plan.given:
             frames = given[span.source][:, span.start : span.stop]  # (B, n, H, W, 3)
             held = np.repeat(frames[:, -1:], len(span) - frames.shape[1], axis=1)
@@ -249,17 +157,26 @@ class Sora:
             encoded = self.vae.encode(video)[:, :, bool(at) :]  # (B, C, n, h, w)
             first = groups_of(at)
             latents[:, :, first : first + encoded.shape[2]] = encoded.to(latents)
-        grid = grid_of(shape, self.dit.patch)
-        tokens, where = tokenize(latents, self.dit.patch)  # (B, N, P), (N, 5)
-        known = plan.known_groups()[:: self.dit.patch[0]]  # (t,)
-        known = known[:, None].expand(-1, grid[1] * grid[2]).reshape(1, -1)  # (1, N)
-        return Canvas(tokens, known.expand(count, -1).to(self.device), where, grid)
+        return self.canvas_of(latents, plan.known_groups())
 
-    def solve(self, canvas: Canvas, prompts: list[str], settings: "Settings") -> Canvas:
-        """Samples the unknown tokens: solves the flow from noise at t = 1 to data at t = 0."""
-        steps = self.default("num_inference_steps", settings.num_inference_steps)
+    def empty_latents(self, count: int, groups: int, size: tuple[int, int]) -> Tensor:
+        """Zeros for `count` clips of so many groups and pixels: (B, C, t, h, w)."""
+        height, width = (side // self.vae.space for side in size)
+        return torch.zeros(count, self.vae.channels, groups, height, width, device=self.device)
+
+    def canvas_of(self, latents: Tensor, known_groups: Tensor, start: int = 0) -> Canvas:
+        """Latents (B, C, t, h, w) as a canvas, with the groups (t,) that are known. Its first group
+        is number `start` of a clip: 0 for one of a single frame, else 1."""
+        grid = grid_of((latents.shape[2], latents.shape[3], latents.shape[4]), self.dit.patch)
+        tokens, where = tokenize(latents, self.dit.patch)  # (B, N, P), (N, 5)
+        where = where + F.pad(where.new_tensor([start]), (0, 4))  # (N, 5), later by `start`
+        known = known_groups[:: self.dit.patch[0]]  # (t,)
+        known = known[:, None].expand(-1, grid[1] * grid[2]).reshape(1, -1)  # (1, N)
+        return Canvas(tokens, known.expand(len(latents), -1).to(self.device), where, grid)
+
+    def velocity(self, canvas: Canvas, prompts: list[str], settings: "Settings") -> Velocity:
+        """The velocity that the prompts ask for, guided, of the canvas's unknown tokens."""
         scale = self.default("guidance_scale", settings.guidance_scale)
-        check_counts(1, 10_000, num_inference_steps=steps)
         check_numbers(-100, 100, guidance_scale=scale)
         text = self.text(prompts)  # (B, L, text width)
         null = self.text([settings.negative_prompt] * len(prompts))  # (B, L, text width)
@@ -270,18 +187,39 @@ class Sora:
             scale,
             self.defaults.get("guidance_until", 0.0),
         )
+        return held(velocity, canvas.known)
+
+    def levels(self, canvas: Canvas, settings: "Settings", start: float = 1.0) -> Tensor:
+        """Noise levels from `start` to 0: (steps + 1,)."""
+        steps = self.default("num_inference_steps", settings.num_inference_steps)
+        check_counts(1, 10_000, num_inference_steps=steps)
         shift = self.defaults["shift"]
         if base := self.defaults.get("base_tokens"):
             shift *= shift_for(canvas.tokens.shape[1], base)
-        levels = noise_levels(steps, shift).to(self.device)  # (steps + 1,)
-        x = canvas.with_noise(self.noise(canvas.tokens, settings.generator))  # (B, N, P)
-        sampler = SAMPLERS[self.defaults["sampler"]]
-        *_, x = sampler(held(velocity, canvas.known), x, levels)
-        return canvas.solved(x)
+        return start * noise_levels(steps, shift).to(self.device)  # (steps + 1,)
+
+    def solve(
+        self, canvas: Canvas, prompts: list[str], settings: "Settings", start: float = 1.0
+    ) -> Canvas:
+        """Samples the unknown tokens: solves the flow from noise, of level `start`, to data."""
+        velocity, levels = (
+            self.velocity(canvas, prompts, settings), self.levels(canvas, settings, start),
+        )  # fmt: skip
+        x = canvas.with_noise(self.noise(canvas.tokens, settings.generator), start)  # (B, N, P)
+        return canvas.solved(self.follow(velocity, x, levels))
+
+    def follow(self, velocity: Velocity, x: Tensor, levels: Tensor) -> Tensor:
+        """Follows a velocity from tokens x (B, N, P) down the noise levels, to the end."""
+        *_, x = SAMPLERS[self.defaults["sampler"]](velocity, x, levels)
+        return x
 
     def decode(self, canvas: Canvas) -> Tensor:
         """The frames of a canvas, all of whose tokens are known: (B, 3, T, H, W)."""
-        return self.vae.decode(unpatchify(canvas.tokens, canvas.grid, self.dit.patch))
+        return self.vae.decode(self.latents_of(canvas))
+
+    def latents_of(self, canvas: Canvas) -> Tensor:
+        """The tokens of a canvas as latents (B, C, t, h, w)."""
+        return unpatchify(canvas.tokens, canvas.grid, self.dit.patch)
 
     def noise(self, like: Tensor, generator: torch.Generator | None) -> Tensor:
         """Noise in the shape of tokens (B, N, P). Drawn on the CPU unless the generator is

@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from minisora.flow import shift_levels
+from minisora.flow import add_noise, shift_levels
 
 Velocity = Callable[[Tensor, Tensor], Tensor]  # v(x, t) of x (B, ...) at noise levels t (B,)
 
@@ -87,6 +87,24 @@ def held(velocity: Velocity, known: Tensor) -> Velocity:
         return velocity(x, levels).masked_fill(known[..., None], 0.0)  # (B, N, P)
 
     return held_velocity
+
+
+def edited(
+    target: Velocity, source: Velocity, x_0: Tensor, noise: Callable[[], Tensor]
+) -> Velocity:
+    """The velocity that leads from a clip x_0 (B, N, P) to an edited one, without inverting the
+    flow: the difference of what two prompts ask for, at two points with the same noise.
+
+    target, source: the velocities of the prompts for the edited clip and for x_0; noise: draws
+    (B, N, P). Source: Kulikov et al., "FlowEdit: Inversion-Free Text-Based Editing Using
+    Pre-Trained Flow Models" (2024), algorithm 1 with one draw a step.
+    """
+
+    def difference(x: Tensor, t: Tensor) -> Tensor:
+        noisy = add_noise(x_0, noise(), t)  # (B, N, P)
+        return target(x + noisy - x_0, t) - source(noisy, t)  # (B, N, P)
+
+    return difference
 
 
 SAMPLERS = {"euler": euler, "heun": heun}

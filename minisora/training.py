@@ -27,7 +27,8 @@ from minisora.flow import add_noise, draw_levels, flow_loss, shift_for
 from minisora.metrics import oracle_scores, psnr
 from minisora.optim import MuonAdam, split_parameters
 from minisora.patches import grid_of, tokenize
-from minisora.pipeline import Settings, Sora
+from minisora.pipeline import Settings
+from minisora.sora import Sora
 from minisora.text import PretrainedEncoder, TextEncoder
 from minisora.upsampler import Upsampler
 from minisora.vae import GROUP, VAE, to_frames, to_pixels, vae_loss

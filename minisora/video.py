@@ -4,10 +4,11 @@ Whatever `decode` knows is read, as a whole (`read`), in part (`sample`) or in a
 """
 
 import itertools
+import json
 import math
 import struct
 from bisect import bisect_right
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,16 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from minisora.decoding import DESCRIPTION, EVERY, MARK, check_pixels, decode
+from minisora.decoding import (
+    COMMENT,
+    DAMAGE,
+    DESCRIPTION,
+    EVERY,
+    MARK,
+    check_pixels,
+    decode,
+    note_of,
+)
 from minisora.errors import InputError, check_counts, check_frames, check_numbers
 from minisora.files import atomic, check_writable
 
@@ -38,16 +48,20 @@ def frames(path: str | Path) -> Iterator[tuple[float, np.ndarray]]:
         yield frame.start, frame.picture
 
 
-def read(path: str | Path, fps: float = FPS) -> np.ndarray:
+def read(path: str | Path, fps: float = FPS, size: tuple[int, int] | None = None) -> np.ndarray:
     """The clip at `fps` frames a second, uint8 (T, H, W, 3): frame k is on screen at k / fps.
 
-    Warns and raises like `frames`. Raises InputError for more than 2^30 bytes.
+    With `size` (height, width) each frame is fitted to it, see `fit`. Warns and raises like
+    `frames`. Raises InputError for more than 2^30 bytes.
     """
     check_numbers(1, 1000, fps=fps)
-    pictures, size = [], 0
+    pictures, held, color = [], 0, None
     for picture, count in resample(path, fps):
-        size += count * picture.nbytes
-        if size > MAX_BYTES:
+        if size and count:
+            color = border_color(picture) if color is None else color
+            picture = fit(picture, *size, color)
+        held += count * picture.nbytes
+        if held > MAX_BYTES:
             raise InputError(
                 f"{path} has more than {MAX_BYTES:,} bytes at {fps:g} frames a second"
             )
@@ -86,6 +100,32 @@ def spread(length: int, count: int) -> list[int]:
 
 def resize(picture: np.ndarray, size: int) -> np.ndarray:
     return np.array(Image.fromarray(picture).resize((size, size), Image.Resampling.BOX))
+
+
+def fit(
+    picture: np.ndarray, height: int, width: int, color: np.ndarray | None = None
+) -> np.ndarray:
+    """A picture (H, W, 3) as large as fits into height x width, in the middle: nothing is cut off.
+    The rest has the `color` (3,), by default that of the picture's border."""
+    color = border_color(picture) if color is None else color
+    high, wide = fitted_size(picture.shape[0], picture.shape[1], height, width)
+    small = Image.fromarray(picture).resize((wide, high), Image.Resampling.BOX)
+    canvas = np.broadcast_to(color, (height, width, 3)).astype(np.uint8)
+    top, left = (height - high) // 2, (width - wide) // 2
+    canvas[top : top + high, left : left + wide] = np.asarray(small)
+    return canvas
+
+
+def fitted_size(height: int, width: int, most_high: int, most_wide: int) -> tuple[int, int]:
+    """The largest height and width of that ratio in most_high x most_wide."""
+    share = min(most_high / height, most_wide / width)
+    return max(1, round(share * height)), max(1, round(share * width))
+
+
+def border_color(picture: np.ndarray) -> np.ndarray:
+    """The median color (3,) of the outermost pixels of a picture (H, W, 3)."""
+    sides = [picture[0], picture[-1], picture[:, 0], picture[:, -1]]
+    return np.median(np.concatenate(sides), axis=0).astype(np.uint8)
 
 
 def check_sizes(path: str | Path, pictures: list[np.ndarray]) -> None:
@@ -127,28 +167,37 @@ def check_output(path: str | Path) -> Path:
     return check_writable(path)
 
 
-def write(path: str | Path, frames: np.ndarray, fps: float = FPS, scale: int = 1) -> Path:
+def write(
+    path: str | Path,
+    frames: np.ndarray | Iterable[np.ndarray],
+    fps: float = FPS,
+    scale: int = 1,
+    about: dict[str, Any] | None = None,
+) -> Path:
     """Writes uint8 frames (T, H, W, 3), each pixel as scale x scale: a whole file or none.
 
     mp4: H.264; an odd side is repeated once, as sizes must be even. gif and webp loop. png: one
-    frame, or a strip from left to right with a comment by which `read` splits it. Raises
-    InputError if the path cannot be written, or if a frame or strip is too large to be read.
+    frame, or a strip from left to right with a comment by which `read` splits it. `frames` may
+    also come in parts (n, H, W, 3), of which an mp4 holds one at a time in memory. `about` is kept
+    in the file as JSON, see `about`. Raises InputError if the path cannot be written, or if a
+    frame or strip is too large to be read.
     """
     path = check_output(path)
-    frames = np.asarray(frames)
-    check_frames(frames, "(T, H, W, 3)")
     check_counts(1, scale=scale)
     check_numbers(1, 1000, fps=fps)
+    parts = iter([frames] if isinstance(frames, np.ndarray) else frames)
+    note = json.dumps(about) if about else ""
     try:
-        check_pixels(scale * frames.shape[1], scale * frames.shape[2])
-        frames = frames.repeat(scale, axis=1).repeat(scale, axis=2)
         with atomic(path) as partial:
+            enlarged = (enlarge(part, scale) for part in parts)
             if partial.suffix == ".mp4":
-                write_mp4(partial, frames, fps)
+                write_mp4(partial, enlarged, fps, note)
             elif partial.suffix == ".png":
-                write_strip(partial, frames, fps)
+                write_strip(partial, np.concatenate([*enlarged]), fps, note)
             else:
-                write_animation(partial, frames, fps)
+                write_animation(partial, np.concatenate([*enlarged]), fps, note)
+    except InputError:
+        raise
     # Pillow's errors have no base; those of old versions are struct's
     except (
         OSError,
@@ -162,39 +211,62 @@ def write(path: str | Path, frames: np.ndarray, fps: float = FPS, scale: int = 1
     return path
 
 
-def write_mp4(path: Path, frames: np.ndarray, fps: float) -> None:
-    odd = [(0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)]
-    frames = np.pad(frames, odd, mode="edge")
+def enlarge(frames: np.ndarray, scale: int) -> np.ndarray:
+    """Frames (T, H, W, 3) with each pixel as scale x scale. Raises InputError for other arrays."""
+    frames = np.asarray(frames)
+    check_frames(frames, "(T, H, W, 3)")
+    check_pixels(scale * frames.shape[1], scale * frames.shape[2])
+    return frames.repeat(scale, axis=1).repeat(scale, axis=2)
+
+
+def write_mp4(path: Path, parts: Iterator[np.ndarray], fps: float, note: str) -> None:
+    first = next(parts)  # (n, H, W, 3)
     with av.open(str(path), "w") as container:
+        container.metadata["comment"] = note
         rate, options = Fraction(fps).limit_denominator(1001), {"crf": "12", "preset": "veryfast"}
         stream = container.add_stream("libx264", rate=rate, options=options)
-        stream.height, stream.width = frames.shape[1:3]
+        stream.height, stream.width = (side + side % 2 for side in first.shape[1:3])
         stream.pix_fmt = "yuv420p"
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        odd = [(0, 0), (0, first.shape[1] % 2), (0, first.shape[2] % 2), (0, 0)]
+        for part in itertools.chain([first], parts):
+            for frame in np.pad(part, odd, mode="edge"):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
 
 
-def write_strip(path: Path, frames: np.ndarray, fps: float) -> None:
+def write_strip(path: Path, frames: np.ndarray, fps: float, note: str) -> None:
     strip, comment = np.concatenate(frames, axis=1), PngInfo()
     check_pixels(*strip.shape[:2])
     if len(frames) > 1:
         comment.add_text("Comment", MARK.format(len(frames), float(fps)))
+    if note:
+        comment.add_itxt("Description", note)
     Image.fromarray(strip).save(path, pnginfo=comment)
 
 
-def write_animation(path: Path, frames: np.ndarray, fps: float) -> None:
+def write_animation(path: Path, frames: np.ndarray, fps: float, note: str) -> None:
     unit = 10 if path.suffix == ".gif" else 1  # ms
     # each frame begins at the first unit from its time on, so that errors do not add up
     starts = np.ceil(np.arange(len(frames) + 1) * 1000 / fps / unit - 1e-6) * unit  # ms
     durations = np.diff(starts).clip(unit).astype(int).tolist()
     exif = Image.Exif()
     exif[DESCRIPTION] = MARK.format(len(frames), float(fps))
+    if note:
+        exif[COMMENT] = note
     first, *rest = map(Image.fromarray, frames)
     options: dict[str, Any] = {"duration": durations, "loop": 0, "save_all": True}
     # read by webp alone, which stores a clip that stands still as an image
     options |= {"lossless": True, "exif": exif}
-    first.save(path, append_images=rest, **options)
+    first.save(path, append_images=rest, comment=note.encode(), **options)
+
+
+def about(path: str | Path) -> dict[str, Any]:
+    """What `write` was told about a file; empty if nothing, or if another program wrote it."""
+    try:
+        note = json.loads(note_of(path))
+    except (*DAMAGE, RecursionError):
+        return {}
+    return note if isinstance(note, dict) else {}
 
 
 def tile(clips: np.ndarray, columns: int) -> np.ndarray:

@@ -9,7 +9,7 @@ import torch
 from minisora import weights
 from minisora.cli import main
 from minisora.dit import DiT
-from minisora.pipeline import Sora
+from minisora.sora import Sora
 from minisora.text import TextEncoder
 from minisora.vae import VAE
 from minisora.world import WORDS

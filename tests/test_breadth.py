@@ -6,8 +6,8 @@ import pytest
 from minisora import breadth
 from minisora.breadth import Part, parts_of, score_breadth, score_part
 from minisora.canvas import MODES
-from minisora.pipeline import Sora
 from minisora.report import breadth_tables
+from minisora.sora import Sora
 
 GENERALIST = {
     "worlds": ["events", "pairs", "shapes"],

@@ -18,6 +18,7 @@ from minisora.canvas import (
     MOST_CONTEXT,
     Canvas,
     Plan,
+    Span,
     animate,
     connect,
     draw_mode,
@@ -26,6 +27,7 @@ from minisora.canvas import (
     from_text,
     groups_of,
     length_of,
+    loop,
 )
 from minisora.data import ClipData, Latents
 from minisora.dit import DiT
@@ -125,6 +127,7 @@ CASES: dict[str, list[Case]] = {
     "extend": [(extend(given, n), (given,), n) for given, n in LONGER],
     "extend backward": [(extend_backward(given, n), (given,), n) for given, n in LONGER],
     "connect": [(connect(a, b, n), (a, b), n) for a, b, n in JOINED],
+    "loop": [(loop(n, n + gap), (n,), n + gap) for n in range(1, 41) for gap in (4, 8, 20)],
 }
 EVERY_CASE = pytest.mark.parametrize("cases", CASES.values(), ids=CASES)
 
@@ -222,20 +225,21 @@ def test_no_group_is_sampled_in_vain(cases: list[Case]) -> None:
 @EVERY_CASE
 def test_the_frames_at_a_seam_are_neighbors_on_the_canvas(cases: list[Case]) -> None:
     for plan, given, asked in cases:
-        place = {  # (source, frame) -> its frame of the canvas
-            (span.source, span.start + i): at + i
-            for at, span in plan.given
-            for i in range(len(span))
-        }
         for before, after in pairwise(plan.result):
-            ends = [
-                frame if source == CANVAS else place[source, frame]
-                for source, frame in (
-                    (before.source, before.stop - 1),
-                    (after.source, after.start),
-                )
-            ]
-            assert ends[1] == ends[0] + 1, (given, asked)
+            ends = places(plan, before.source, before.stop - 1)
+            starts = places(plan, after.source, after.start)
+            assert {end + 1 for end in ends} & starts, (given, asked)
+
+
+def places(plan: Plan, source: int, frame: int) -> set[int]:
+    """Where a frame stands on the canvas: in a loop, a given frame may stand at both ends."""
+    if source == CANVAS:
+        return {frame}
+    return {
+        at + frame - span.start
+        for at, span in plan.given
+        if span.source == source and span.start <= frame < span.stop
+    }
 
 
 @pytest.mark.parametrize("gap", [1, 2, 3, 5, 6, 7, 9, 30])
@@ -256,8 +260,9 @@ def test_clips_are_joined_by_whole_groups(gap: int) -> None:
         (lambda: extend(9, 9), "9 frames are given, so num_frames must be 10 or more, got 9"),
         (lambda: extend_backward(9, 3), "num_frames must be 10 or more, got 3"),
         (lambda: connect(9, 8, 17), "17 frames are given, so num_frames must be 18 or more"),
+        (lambda: loop(9, 9), "9 frames are given, so num_frames must be 10 or more, got 9"),
     ],
-    ids=["no frames", "no new frame", "no given frame", "as long", "shorter", "no gap"],
+    ids=["no frames", "no new frame", "no given frame", "as long", "shorter", "no gap", "no way"],
 )
 def test_plans_that_leave_nothing_to_do_are_refused(plan: Callable, message: str) -> None:
     with pytest.raises(InputError, match=message):
@@ -303,6 +308,19 @@ def test_joined_clips_are_the_ends(tiny_sora: Sora, given: int) -> None:
     assert made.shape == (1, given + 11, 32, 32, 3)
     assert np.array_equal(made[0, :given], first)
     assert np.array_equal(made[0, -7:], second)
+
+
+def test_a_loop_begins_with_the_given_clip(tiny_sora: Sora) -> None:
+    made = tiny_sora.loop(frames(9), PROMPT, 21, generator=noise())
+    assert made.shape == (1, 21, 32, 32, 3)
+    assert np.array_equal(made[0, :9], frames(9))
+
+
+def test_a_loop_leads_to_its_own_beginning() -> None:
+    """The frames after its last one are, on the canvas, those that it begins with."""
+    plan = loop(9, 21)
+    (_, last) = plan.result
+    assert (last.stop, Span(0, 0, 8)) in plan.given
 
 
 def test_clips_are_joined_by_eight_frames_if_not_said(tiny_sora: Sora) -> None:
@@ -389,6 +407,7 @@ PLANS = {  # plans of two clips of 9 frames
     "extend": extend(9, 17),
     "extend backward": extend_backward(9, 17),
     "connect": connect(9, 9, 26),
+    "loop": loop(9, 17),
 }
 EVERY_PLAN = pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
 

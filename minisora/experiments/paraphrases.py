@@ -20,7 +20,7 @@ from minisora.evaluate import sample_clips
 from minisora.experiments import runs
 from minisora.experiments.runs import CLIPS, ROOT, Run, fill, found, interval, write_captions
 from minisora.metrics import markdown
-from minisora.pipeline import Sora
+from minisora.sora import Sora
 from minisora.weights import fingerprint, shipped
 from minisora.world import agree, describe
 from minisora.world.shapes import parse

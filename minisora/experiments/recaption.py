@@ -18,8 +18,8 @@ from minisora.evaluate import sample_clips
 from minisora.experiments import runs
 from minisora.experiments.runs import CLIPS, Run, alone, fill, found, fresh_clips, interval
 from minisora.metrics import markdown
-from minisora.pipeline import Sora
 from minisora.recaption import recaption_clips
+from minisora.sora import Sora
 from minisora.upsampler import Upsampler
 from minisora.weights import fingerprint, shipped
 from minisora.world import Clip, describe

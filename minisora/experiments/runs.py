@@ -24,7 +24,7 @@ from minisora.device import fast_bfloat16
 from minisora.evaluate import sample_clips
 from minisora.files import write_text
 from minisora.metrics import oracle_scores
-from minisora.pipeline import Sora
+from minisora.sora import Sora
 from minisora.weights import fingerprint, shipped
 from minisora.world import Clip
 

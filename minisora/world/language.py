@@ -6,6 +6,7 @@ import re
 import numpy as np
 
 from minisora import draws
+from minisora.errors import InputError
 from minisora.world import events, pairs, shapes
 from minisora.world.protocol import Clip, Mixture, Truth
 
@@ -264,3 +265,51 @@ def named_right(prompt: str, read: Truth) -> bool:
     read."""
     named = events.parse(prompt) or shapes.parse(prompt)
     return read["clean"] and all(read.get(name) == word for name, word in named.items() if word)
+
+
+# Captions of changed and joined clips
+
+
+def altered(caption: str, request: str) -> str:
+    """The caption of a clip after a request: "make it blue", "on a pink background", "moving left".
+
+    A request that is a full caption is returned as it is, and so is any if `caption` is none. What
+    it names replaces what the caption of one object says; an event is added. Raises InputError if
+    it names nothing, or if one of them is about two objects.
+    """
+    if is_complete(request) or is_complete(request, image=True) or not is_complete(caption):
+        return request
+    if pairs.parse(caption) or pairs.parse(request):
+        raise InputError(
+            f"{request!r} does not say which of two objects is meant: write the whole caption"
+        )
+    told: Truth = events.parse(caption) or shapes.parse(caption)
+    named: Truth = events.parse(request) or shapes.parse(request)
+    if not any(named.values()):
+        raise InputError(
+            f"{request!r} names nothing that can change: name a shape, color, motion, size or "
+            "background"
+        )
+    new = told | {name: word for name, word in named.items() if word}
+    if not new.get("size"):  # what grows or shrinks has none
+        new["size"] = shapes.FIRST_SIZE.get(told["motion"] or "", "small")
+    if new.get("event") and is_event(new):
+        return events.caption(new)
+    return shapes.caption(shapes.visible(new, num_frames=2))
+
+
+def joined(first: str, second: str) -> str:
+    """The caption of a clip that begins as `first` and ends as `second`, captions of one object: it
+    turns into another, or moves on in another way. If no caption says that, it is the first."""
+    start, end = shapes.parse(first), shapes.parse(second)
+    if pairs.parse(first) or events.parse(first) or start == end:
+        return first
+    event = (
+        "turning into"
+        if (start["shape"], start["color"]) != (end["shape"], end["color"])
+        else "then"
+    )
+    changes = {f"second_{name}": end[name] for name in events.CHANGES[event]}
+    scene = dict.fromkeys(("second_motion", "second_shape", "second_color")) | start | changes
+    scene["event"] = event
+    return events.caption(scene) if is_event(scene) else first

@@ -1,0 +1,90 @@
+"""Files as prompts: what a user has is fitted to a canvas, and what is made says how it was made."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+import minisora
+from minisora import video
+from minisora.errors import InputError
+from minisora.sora import Sora
+from minisora.weights import fingerprint, shipped
+
+Size = tuple[int, int]  # height, width
+MOST_FRAMES = 2000  # of a given clip: four minutes
+
+
+def canvas_size(sora: Sora, path: str, height: int | None, width: int | None) -> Size:
+    """The size at which to go on from a file: that which is asked for; else that at which the file
+    was made, if minisora made it; else the trained size with the most similar ratio of sides."""
+    made = video.about(path)
+    high, wide = height or made.get("height"), width or made.get("width")
+    if type(high) is int and type(wide) is int and min(high, wide) > 0:
+        return high, wide
+    _, picture = next(video.frames(path))  # (H, W, 3)
+    ratio = math.log(picture.shape[1] / picture.shape[0])
+
+    def off(size: Size) -> tuple[bool, float]:
+        fixed = [a not in (None, b) for a, b in zip((height, width), size, strict=True)]
+        return any(fixed), abs(math.log(size[1] / size[0]) - ratio)
+
+    return min(map(tuple, sora.trained_on["sizes"]), key=off)
+
+
+def read_clip(path: str, size: Size) -> np.ndarray:
+    """The clip in a file at 8 frames a second, fitted to a size: uint8 (T, H, W, 3). Says so if its
+    sides have another ratio. Raises InputError if it cannot be read or is too long."""
+    _, picture = next(video.frames(path))  # (H, W, 3)
+    high, wide = picture.shape[:2]
+    fitted = video.fitted_size(high, wide, *size)
+    if fitted != size:
+        rows, columns = size[0] - fitted[0], size[1] - fitted[1]
+        border = f"{rows} rows" if rows else f"{columns} columns"
+        print(
+            f"{path}: {high} x {wide} is fitted to {size[0]} x {size[1]}, with {border} of border"
+        )
+    clip = video.read(path, video.FPS, size)
+    if len(clip) > MOST_FRAMES:
+        raise InputError(
+            f"{path} has {len(clip)} frames at {video.FPS} a second, the most is {MOST_FRAMES}: cut it"
+        )
+    return clip
+
+
+def read_mask(path: str, clip: str, size: Size) -> np.ndarray:
+    """The region of a mask for the file `clip`: true where the image in a file is rather white,
+    (H, W), or (T, H, W) from a clip. Raises InputError if its sides have another ratio."""
+    (h, w), (high, wide) = (next(video.frames(file))[1].shape[:2] for file in (path, clip))
+    if video.fitted_size(h, w, *size) != video.fitted_size(high, wide, *size):
+        raise InputError(
+            f"the mask is {h} x {w}, the clip {high} x {wide}: it must have its ratio"
+        )
+    frames = video.read(path, video.FPS, size).mean(-1) > 127  # (T, H, W)
+    return frames[0] if len(frames) == 1 else frames
+
+
+def provenance(sora: Sora, mode: str, prompt: str, seed: int, **more: Any) -> dict[str, Any]:
+    """What is written into a file: that a model made it, and how to make it again."""
+    folder = sora.folder or shipped()
+    return {
+        "note": "made by a model",
+        # the term of the IPTC, which C2PA uses as well
+        "digitalSourceType": "trainedAlgorithmicMedia",
+        "software": f"minisora {minisora.__version__}",
+        "weights": fingerprint(folder, "dit"),
+        "mode": mode,
+        "prompt": prompt,
+        "seed": seed,
+        **{name: value for name, value in more.items() if value is not None},
+    }
+
+
+def told(about: dict[str, Any]) -> str:
+    """A file's provenance in one line; empty if it has none."""
+    if about.get("digitalSourceType") != "trainedAlgorithmicMedia":
+        return ""
+    known = [f"{name} {about[name]}" for name in ("mode", "seed") if name in about]
+    by = [str(about["software"])] if "software" in about else []
+    prompt = f': "{about["prompt"]}"' if about.get("prompt") else ""
+    return f"made by a model ({', '.join([*by, *known])}){prompt}"

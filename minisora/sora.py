@@ -1,0 +1,379 @@
+"""Sora: one method for each way to prompt it, with words, images and videos.
+
+Each builds a plan (see canvas.py) and hands it to the pipeline. Where a prompt is left out, the
+captioner says what is given.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from minisora.canvas import (
+    Plan,
+    animate,
+    connect,
+    extend,
+    extend_backward,
+    from_text,
+    loop,
+    whole,
+)
+from minisora.device import autocast
+from minisora.errors import InputError, check_counts, check_frames, check_numbers
+from minisora.pipeline import Pipeline, Settings, put_together
+from minisora.sampling import edited
+from minisora.text import warn_of_unknown
+from minisora.vae import GROUP, to_frames
+from minisora.world.language import altered, is_complete, joined
+from minisora.world.loops import closing_length
+
+Prompt = str | list[str] | None
+WINDOW, CONTEXT = 9, 5  # latents sampled at once in a long clip, and those of them that are known
+STRENGTH = 0.9  # the noise level at which an edit starts
+
+
+class Sora(Pipeline):
+    """A model that makes clips from words, images and videos.
+
+    Images are uint8 (H, W, 3), videos (T, H, W, 3), with sides that are multiples of 8. Every method
+    returns uint8 (B, T, H, W, 3), a clip for each prompt; given frames come back as they are.
+    A prompt that is left out is written by the captioner. With `upsample`, one that is no full
+    caption ("moving left", "make it blue") changes what the captioner says. The other `settings`
+    are those of a call: `num_inference_steps`, `guidance_scale`, `negative_prompt`, `generator`.
+    All raise InputError for an empty prompt and for impossible sizes and lengths, and warn of words
+    that the model does not know and of sizes and lengths that it was not trained on.
+    """
+
+    def __call__(
+        self,
+        prompt: str | list[str],
+        num_frames: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        negative_prompt: str = "",
+        generator: torch.Generator | None = None,
+        upsample: bool = False,
+    ) -> np.ndarray:
+        """Samples a clip for each prompt: uint8 (B, num_frames, height, width, 3).
+
+        What is not given is the first size and the usual length that the weights were trained on:
+        17 frames of 32 x 32 for the shipped ones. With `upsample`, short prompts are completed
+        first.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        num_frames, height, width = self.resolve(prompts, num_frames, height, width)
+        if upsample:
+            prompts = self.upsampler.complete(prompts, generator, image=num_frames == 1)
+        settings = Settings(num_inference_steps, guidance_scale, negative_prompt, generator)
+        return self.sample(from_text(num_frames), prompts, [], (height, width), settings)
+
+    def animate(
+        self,
+        image: np.ndarray,
+        prompt: Prompt = None,
+        num_frames: int | None = None,
+        upsample: bool = False,
+        **settings: Any,
+    ) -> np.ndarray:
+        """Clips of `num_frames` that begin with an image."""
+        image = np.asarray(image)
+        check_frames(image, "(H, W, 3)")
+        plan = animate(self.default_shape[0] if num_frames is None else num_frames)
+        return self.go_on(plan, prompt, [image[None]], upsample, Settings(**settings))
+
+    def extend(
+        self,
+        video: np.ndarray,
+        prompt: Prompt = None,
+        num_frames: int | None = None,
+        direction: Literal["forward", "backward"] = "forward",
+        upsample: bool = False,
+        **settings: Any,
+    ) -> np.ndarray:
+        """Extends a clip to `num_frames`, by default by 8. The given frames are its beginning, or
+        its end if the direction is "backward"."""
+        (video,) = clips_of(video)
+        if direction not in ("forward", "backward"):
+            raise InputError(f'a clip is extended "forward" or "backward", not {direction!r}')
+        frames = len(video) + 2 * GROUP if num_frames is None else num_frames
+        plan = (extend if direction == "forward" else extend_backward)(len(video), frames)
+        return self.go_on(plan, prompt, [video], upsample, Settings(**settings))
+
+    def loop(
+        self,
+        video: np.ndarray,
+        prompt: Prompt = None,
+        num_frames: int | None = None,
+        upsample: bool = False,
+        **settings: Any,
+    ) -> np.ndarray:
+        """A clip that begins with the given one and can be repeated without a seam. `num_frames` is
+        a multiple of 4 more than are given: by default so many that the object's own motion leads
+        back to its beginning, see `world.loops.closing_length`."""
+        (video,) = clips_of(video)
+        if num_frames is None:
+            num_frames = closing_length(video) or len(video) + 2 * GROUP
+        plan = loop(len(video), num_frames)
+        return self.go_on(plan, prompt, [video], upsample, Settings(**settings))
+
+    def connect(
+        self,
+        first: np.ndarray,
+        second: np.ndarray,
+        prompt: Prompt = None,
+        num_frames: int | None = None,
+        upsample: bool = False,
+        **settings: Any,
+    ) -> np.ndarray:
+        """Joins two clips of one size by new frames, a multiple of 4 and by default 8, to
+        `num_frames` in all."""
+        clips = clips_of(first, second)
+        if clips[0].shape[1:] != clips[1].shape[1:]:
+            (_, h, w, _), (_, high, wide, _) = clips[0].shape, clips[1].shape
+            raise InputError(
+                f"clips to be joined need one size, got {h} x {w} and {high} x {wide}"
+            )
+        lengths = len(first), len(second)
+        plan = connect(*lengths, sum(lengths) + 2 * GROUP if num_frames is None else num_frames)
+        return self.go_on(plan, prompt, clips, upsample, Settings(**settings))
+
+    def edit(
+        self,
+        video: np.ndarray,
+        prompt: str | list[str],
+        strength: float = STRENGTH,
+        source_prompt: str | None = None,
+        method: Literal["flow", "noise"] = "flow",
+        **settings: Any,
+    ) -> np.ndarray:
+        """Changes a clip as the prompt says: a caption, or what is new ("make it blue"). A larger
+        `strength`, up to 1, changes more and keeps less.
+
+        With the method "flow" it follows the difference of what the prompt and `source_prompt`
+        (default: what the captioner says of the clip) ask for (FlowEdit). With "noise" the clip
+        gets noise of level `strength`, which is then removed. Source: Meng et al., "SDEdit: Guided
+        Image Synthesis and Editing with Stochastic Differential Equations" (2021).
+        """
+        (video,) = clips_of(video)
+        check_numbers(0, 1, strength=strength)
+        if method not in ("flow", "noise"):
+            raise InputError(f'a clip is edited by the method "flow" or "noise", not {method!r}')
+        made, plan = Settings(**settings), whole(len(video))
+        source = source_prompt or self.describe([video], made.generator)
+        prompts = [
+            altered(source, text) for text in ([prompt] if isinstance(prompt, str) else prompt)
+        ]
+        given, _ = self.check_given(plan, prompts, [video])
+        sources = [source] * len(prompts)
+        return self.edit_clips(given[0], prompts, sources, strength, method, made)
+
+    def edit_clips(
+        self,
+        given: np.ndarray,
+        prompts: list[str],
+        sources: list[str],
+        strength: float,
+        method: str,
+        made: Settings,
+    ) -> np.ndarray:
+        """Edits clips (B, T, H, W, 3), each of which is now as in `sources`: (B, T, H, W, 3)."""
+        plan = whole(given.shape[1])
+        with torch.inference_mode(), autocast(self.device):
+            canvas = self.prepare(plan, [given], len(given), given.shape[2:4])
+            x_0 = canvas.tokens  # (B, N, P)
+            canvas = canvas.without(canvas.known[0])
+            if method == "noise":
+                canvas = self.solve(canvas, prompts, made, strength)
+            else:
+                difference = edited(
+                    self.velocity(canvas, prompts, made),
+                    self.velocity(canvas, sources, made),
+                    x_0,
+                    lambda: self.noise(x_0, made.generator),
+                )
+                levels = self.levels(canvas, made, strength)
+                canvas = canvas.solved(self.follow(difference, x_0, levels))
+            frames = to_frames(self.decode(canvas))  # (B, T, H, W, 3)
+        return put_together(plan, frames, [given])
+
+    def inpaint(
+        self,
+        video: np.ndarray,
+        mask: np.ndarray,
+        prompt: Prompt = None,
+        upsample: bool = False,
+        **settings: Any,
+    ) -> np.ndarray:
+        """Makes the region `mask` of a clip anew: (H, W) or (T, H, W), true where frames change. All
+        other pixels come back as they are. Raises InputError if the mask has another size, or
+        leaves nothing or everything as it is."""
+        (video,) = clips_of(video)
+        made, plan = Settings(**settings), whole(len(video))
+        mask = check_mask(mask, video.shape[:3])  # (T, H, W)
+        prompts = self.fill_in(prompt, [video], upsample, made.generator)
+        given, _ = self.check_given(plan, prompts, [video])
+        masks = np.repeat(mask[None], len(prompts), axis=0)
+        return self.inpaint_clips(given[0], masks, prompts, made)
+
+    def inpaint_clips(
+        self, given: np.ndarray, masks: np.ndarray, prompts: list[str], made: Settings
+    ) -> np.ndarray:
+        """Makes the regions `masks` (B, T, H, W) of clips (B, T, H, W, 3) anew."""
+        plan = whole(given.shape[1])
+        filled = np.stack([fill_hole(*pair) for pair in zip(given, masks, strict=True)])
+        with torch.inference_mode(), autocast(self.device):
+            canvas = self.prepare(plan, [filled], len(given), given.shape[2:4])
+            canvas = canvas.without(torch.stack([self.tokens_of(mask) for mask in masks]))
+            frames = to_frames(self.decode(self.solve(canvas, prompts, made)))  # (B, T, H, W, 3)
+        return np.where(masks[..., None], put_together(plan, frames, [given]), given)
+
+    def stream(
+        self,
+        prompt: str | list[str],
+        num_frames: int,
+        height: int | None = None,
+        width: int | None = None,
+        window: int = WINDOW,
+        context: int = CONTEXT,
+        **settings: Any,
+    ) -> Iterator[np.ndarray]:
+        """Makes a clip of any length, and yields its frames as they are made: uint8 (B, n, H, W, 3).
+
+        It samples a `window` of latents at once, the first `context` of which it has made before.
+        Latents are carried on, never encoded again, and memory does not grow with the length.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        check_counts(1, num_frames=num_frames)
+        check_counts(1, window - 1, context=context)
+        length = min(num_frames, 1 + GROUP * (window - 1))
+        _, height, width = self.resolve(prompts, length, height, width)
+        made = Settings(**settings)
+        warn_of_unknown(self.text, [*prompts, made.negative_prompt], stacklevel=2)
+        latents = self.stream_latents(prompts, (height, width), window, context, made)
+        left, parts = num_frames, self.vae.decode_stream(latents)
+        while left:
+            # entered anew for each part, for between two the caller's own code runs
+            with torch.inference_mode(), autocast(self.device):
+                frames = to_frames(next(parts))[:, :left]  # (B, 1 or 4, H, W, 3)
+            left -= frames.shape[1]
+            yield frames
+
+    def stream_latents(
+        self, prompts: list[str], size: tuple[int, int], window: int, context: int, made: Settings
+    ) -> Iterator[Tensor]:
+        """One latent (B, C, 1, h, w) after another, without end."""
+        latents = self.empty_latents(len(prompts), window, size)  # (B, C, window, h, w)
+        known = torch.zeros(window, dtype=torch.bool)
+        start = 0
+        while True:
+            canvas = self.canvas_of(latents, known, start)
+            latents = self.latents_of(self.solve(canvas, prompts, made))
+            yield from latents[:, :, int(known.sum()) :].split(1, dim=2)
+            # the window moves on: its last latents are the next one's first
+            new = self.empty_latents(len(prompts), window - context, size)
+            latents = torch.cat([latents[:, :, -context:], new.to(latents)], dim=2)
+            known, start = torch.arange(window) < context, 1
+
+    # What the methods share
+
+    def go_on(
+        self, plan: Plan, prompt: Prompt, clips: list[np.ndarray], upsample: bool, made: Settings
+    ) -> np.ndarray:
+        """Samples what a plan leaves open of given clips (T, H, W, 3), once for each prompt."""
+        prompts = self.fill_in(prompt, clips, upsample, made.generator)
+        given, size = self.check_given(plan, prompts, clips)
+        return self.sample(plan, prompts, given, size, made, stacklevel=5)
+
+    def fill_in(
+        self,
+        prompt: Prompt,
+        clips: list[np.ndarray],
+        upsample: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> list[str]:
+        """The prompts; without one, what the captioner says of the clips. With `upsample`, prompts
+        that are no full caption are changes to that."""
+        if prompt is None:
+            return [self.describe(clips, generator)]
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if upsample and not all(map(is_complete, prompts)):
+            seen = self.describe(clips, generator)
+            prompts = [altered(seen, text) for text in prompts]
+        return prompts
+
+    def describe(self, clips: list[np.ndarray], generator: torch.Generator | None = None) -> str:
+        """The captioner's caption of a clip (T, H, W, 3), of two clips that are to be joined, or of
+        an image, to which the upsampler adds a motion."""
+        captions = [self.captioner(clip[None])[0] for clip in clips]
+        caption = captions[0] if len(captions) == 1 else joined(captions[0], captions[1])
+        return self.upsampler.complete([caption], generator)[0]
+
+    def check_given(
+        self, plan: Plan, prompts: list[str], clips: list[np.ndarray]
+    ) -> tuple[list[np.ndarray], tuple[int, int]]:
+        """Clips (T, H, W, 3) once for each prompt, (B, T, H, W, 3), and their height and width."""
+        _, height, width = self.resolve(prompts, plan.length, *clips[0].shape[1:3])
+        return [np.repeat(clip[None], len(prompts), axis=0) for clip in clips], (height, width)
+
+    def tokens_of(self, mask: np.ndarray) -> Tensor:
+        """The tokens that a mask (T, H, W) touches, and those beside them: (N,) bool."""
+        rest = -(len(mask) - 1) % GROUP
+        frames = np.concatenate([mask, *[mask[-1:]] * rest])  # (1 + 4k, H, W)
+        later = frames[1:].reshape(-1, GROUP, *mask.shape[1:]).any(1)  # (k, H, W)
+        groups = np.concatenate([frames[:1], later])  # (t, H, W)
+        touched = torch.from_numpy(groups).float()[:, None]  # (t, 1, H, W)
+        sides = [self.vae.space * side for side in self.dit.patch[1:]]
+        touched = F.max_pool2d(touched, sides)  # (t, 1, H / 8, W / 8)
+        return touched.flatten().bool().to(self.device)
+
+
+def clips_of(*videos: np.ndarray) -> list[np.ndarray]:
+    """Videos as arrays. Raises InputError unless they are uint8 (T, H, W, 3)."""
+    clips = [np.asarray(video) for video in videos]
+    for clip in clips:
+        check_frames(clip, "(T, H, W, 3)")
+    return clips
+
+
+def check_mask(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """A mask (H, W) or (T, H, W) as bool (T, H, W). Raises InputError for another shape, and if it
+    is the same everywhere."""
+    mask = np.asarray(mask)
+    if mask.shape not in (shape, shape[1:]):
+        raise InputError(
+            f"the mask must be {shape[1:]} or {shape}, as the frames, got {mask.shape}"
+        )
+    mask = np.broadcast_to(mask.astype(bool), shape)
+    if mask.all():
+        raise InputError("the mask covers the whole clip: make a clip from the prompt instead")
+    if not mask.any():
+        raise InputError("the mask is empty: it must be true where the clip is to change")
+    return mask
+
+
+def fill_hole(video: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Fills the region `mask` (T, H, W) of a video from its border inwards, so that nothing of what
+    was there is encoded. A frame that is masked as a whole gets the mean of the others."""
+    filled = np.where(mask[..., None], 0.0, video)  # (T, H, W, 3)
+    known = (~mask).astype(float)[..., None]  # (T, H, W, 1)
+    mean = filled.sum((0, 1, 2)) / known.sum()  # (3,)
+    filled[mask.all((1, 2))], known[mask.all((1, 2))] = mean, 1
+    while not known.all():
+        weight, total = around(known), around(filled * known)  # of the pixels at each side
+        edge = (known == 0) & (weight > 0)
+        filled = np.where(edge, total / np.maximum(weight, 1), filled)
+        known = np.where(edge, 1.0, known)
+    return np.round(filled).astype(np.uint8)
+
+
+def around(pixels: np.ndarray) -> np.ndarray:
+    """The sum of each pixel's four neighbors: (T, H, W, C) -> (T, H, W, C)."""
+    padded = np.pad(pixels, [(0, 0), (1, 1), (1, 1), (0, 0)])
+    rows, columns = padded[:, :, 1:-1], padded[:, 1:-1]
+    return rows[:, :-2] + rows[:, 2:] + columns[:, :, :-2] + columns[:, :, 2:]
