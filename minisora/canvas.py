@@ -268,12 +268,12 @@ def from_image(given: int, frames: int) -> Plan:
 
 MODES = {
     "text": Mode(from_text, nothing),
-    "animate": Mode(from_image, first_latent, ((0, 0),), share=0.30, least=2),
-    "extend": Mode(extend, a_beginning, ((0, 2),), share=0.25, least=2, anywhere=True),
+    "animate": Mode(from_image, first_latent, ((0, 0),), share=0.25, least=2),
+    "extend": Mode(extend, a_beginning, ((0, 2),), share=0.22, least=2, anywhere=True),
     "extend backward": Mode(
         extend_backward, an_end, ((2, 4),), share=0.20, least=2, anywhere=True
     ),
-    "connect": Mode(connect, both_ends, ((0, 1), (3, 4)), share=0.20, least=3, anywhere=True),
+    "connect": Mode(connect, both_ends, ((0, 1), (3, 4)), share=0.28, least=3, anywhere=True),
     "inpaint": Mode(from_text, around_a_region, share=0.05, anywhere=True),
 }
 

@@ -172,7 +172,8 @@ def sample_command(options: argparse.Namespace) -> None:
     out = minisora.video.check_output(options.out)
     sora = minisora.Sora.from_pretrained(options.weights)
     longest = max(sora.trained_on["durations"])
-    is_long = frames is not None and frames > longest
+    goes_on = "extend" in sora.trained_on["modes"]
+    is_long = goes_on and frames is not None and frames > longest
     # of a long clip all that is sampled at once has a length that was trained on
     sizes = (longest if is_long else frames, options.height, options.width)
     shown, height, width = sora.resolve([options.prompt], *sizes)
@@ -410,19 +411,24 @@ def evaluate_options(command: argparse.ArgumentParser) -> None:
     add("--clips", type=positive, default=500, help="prompts for each split (default: 500)")
     add("--seed", type=seed, default=0, help="draws other prompts and noise (default: 0)")
     add("--out", default="evaluation.json", help="file for the rows (default: evaluation.json)")
-    add("--breadth", action="store_true", help="score sizes, lengths and modes instead of splits")
+    what = command.add_mutually_exclusive_group().add_argument
+    what("--breadth", action="store_true", help="score sizes, lengths and modes instead of splits")
+    what("--media", action="store_true", help="score prompts with images and videos instead")
     weights_option(command)
     command.set_defaults(run=evaluate_command)
 
 
 def evaluate_command(options: argparse.Namespace) -> None:
     out = check_writable(options.out)
-    from minisora import breadth, evaluate, report
+    from minisora import breadth, evaluate, prompting, report
 
     sora = minisora.Sora.from_pretrained(options.weights)
     if options.breadth:
         result = breadth.score_breadth(sora, options.clips, options.seed)
         tables = report.breadth_tables(result)
+    elif options.media:
+        result = prompting.score_prompting(sora, options.clips, options.seed)
+        tables = report.prompting_tables(result)
     else:
         captioner = (
             minisora.Captioner.from_pretrained()

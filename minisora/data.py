@@ -347,9 +347,9 @@ class Latents(EncodedView):
     these clips; its captions replace the world's own, for images too.
 
     A share `known` of the clips has known tokens: "modes" names what is given (see `canvas.MODES`;
-    "text": nothing). Those clips are cut from anywhere in the whole clip, whose caption they keep;
-    half of them without the latent of one frame that every clip begins with; "start" is 1 for
-    these, else 0.
+    "text": nothing). Those clips are cut from anywhere in the whole clip, whose caption they keep,
+    and half of them begin up to three frames late; half of those from further inside are without
+    the latent of one frame that every clip begins with: "start" is 1 for these, else 0.
 
     If `packed`, a step is one row of clips of all sizes and lengths, as long as a usual batch, and
     "latents" is a list of (C, t, h, w). Source: Dehghani et al., "Patch n' Pack: NaViT" (2023).
@@ -413,10 +413,13 @@ class Latents(EncodedView):
     def encode(self, data: ClipData, indices: np.ndarray, bar: tqdm) -> tuple[Tensor, Tensor]:
         """Latents (64, C, t, h, w) of clips, and those of each group's last frame as an image,
         which are left out, t = 0, if no clip has known tokens."""
-        clips = [data.clip(i) for i in indices]
-        for i, clip in zip(indices, clips, strict=True):
+        frames = []
+        for i in indices:
+            late = self.late_frames(data, i)
+            clip = data.clip(i, data.num_frames + late)
             self.captions[i] = self.captions_of(data, i, clip)
-        video = to_pixels(np.stack([clip.frames for clip in clips])).to(self.device)
+            frames.append(clip.frames[late:])
+        video = to_pixels(np.stack(frames)).to(self.device)
         lasts = video[:, :, ::GROUP] if self.known else video[:, :, :0]  # (64, 3, t, H, W)
         with torch.inference_mode(), autocast(self.device):
             latents = self.vae.encode(video)  # (64, C, t, h, w)
@@ -424,6 +427,30 @@ class Latents(EncodedView):
         bar.update(len(indices))
         alone = torch.cat([latents[:, :, :0], *images], dim=2)  # (64, C, t or 0, h, w)
         return latents.to("cpu", torch.float16), alone.to("cpu", torch.float16)
+
+    def says_when(self, data: ClipData, index: int) -> bool:
+        """Whether the caption of a clip says when something happens in it."""
+        return data.source.world_of(data.seed, index).shows_all > 2
+
+    def late_share(self, data: ClipData, index: int) -> float:
+        """The chance that a clip starts late: none where its caption says what happens when."""
+        return 0.0 if self.says_when(data, index) else self.known / 2
+
+    def late_frames(self, data: ClipData, index: int) -> int:
+        """Frames that are left out at the beginning of a clip, up to 3, so that groups begin at any
+        frame of a motion."""
+        rng = draws.rng("late", data.seed, index)
+        late = rng.random() < self.late_share(data, index)
+        return int(rng.integers(1, GROUP)) if late else 0
+
+    def draw_mode(
+        self, data: ClipData, index: int, groups: int, generator: torch.Generator
+    ) -> str:
+        """All clips that start late have known tokens, and of the others so many that it is a share
+        `known` of all."""
+        late = self.late_share(data, index)
+        known = (self.known - late) / (1 - late)
+        return draw_mode(groups, 1.0 if self.late_frames(data, index) else known, generator)
 
     def batch(self, data: ClipData, step: int) -> dict[str, Any]:
         generator = draws.generator("window", data.seed, step, data.ranks.rank)
@@ -434,9 +461,9 @@ class Latents(EncodedView):
         captions = [self.captions[index][bucket.frames] for bucket, index in drawn]
         if data.steps_before(step) < self.ordered_steps:
             captions = [language.in_order(caption) for caption in captions]
-        modes = [draw_mode(bucket.groups, self.known, generator) for bucket, _ in drawn]
+        modes = [self.draw_mode(data, i, bucket.groups, generator) for bucket, i in drawn]
         windows = [
-            self.window(bucket, index // len(data.sizes), mode, generator)
+            self.window(data, bucket, index, mode, generator)
             for (bucket, index), mode in zip(drawn, modes, strict=True)
         ]
         latents = [window.float() for window, _ in windows]  # (C, t, h, w) each
@@ -469,11 +496,14 @@ class Latents(EncodedView):
         return drawn
 
     def window(
-        self, bucket: Bucket, row: int, mode: str, generator: torch.Generator
+        self, data: ClipData, bucket: Bucket, index: int, mode: str, generator: torch.Generator
     ) -> tuple[Tensor, int]:
-        """The latents (C, t, h, w) of a part of a clip, and 0 if the first has one frame, else 1."""
-        whole, groups = self.latents[bucket.size][row], bucket.groups  # (C, t, h, w)
-        if not MODES[mode].anywhere:
+        """The latents (C, t, h, w) of a part of a clip, and 0 if the first has one frame, else 1.
+        Where something happens it is seen in at least half of the parts."""
+        row, groups = index // len(data.sizes), bucket.groups
+        whole = self.latents[bucket.size][row]  # (C, t, h, w)
+        shows_event = self.says_when(data, index) and draw(0, 1, generator)
+        if not MODES[mode].anywhere or shows_event:
             return whole[:, :groups], 0
         first = draw(0, whole.shape[1] - groups, generator)
         if first and draw(0, 1, generator):

@@ -18,18 +18,17 @@ MOST_FRAMES = 2000  # of a given clip: four minutes
 def canvas_size(sora: Sora, path: str, height: int | None, width: int | None) -> Size:
     """The size at which to go on from a file: that which is asked for; else that at which the file
     was made, if minisora made it; else the trained size with the most similar ratio of sides."""
+    _, picture = next(video.frames(path))  # (H, W, 3)
+    ratio = picture.shape[1] / picture.shape[0]
+    if height or width:
+        high = height or 8 * max(1, round(width / ratio / 8))
+        return high, width or 8 * max(1, round(high * ratio / 8))
     made = video.about(path)
-    high, wide = height or made.get("height"), width or made.get("width")
+    high, wide = made.get("height"), made.get("width")
     if type(high) is int and type(wide) is int and min(high, wide) > 0:
         return high, wide
-    _, picture = next(video.frames(path))  # (H, W, 3)
-    ratio = math.log(picture.shape[1] / picture.shape[0])
-
-    def off(size: Size) -> tuple[bool, float]:
-        fixed = [a not in (None, b) for a, b in zip((height, width), size, strict=True)]
-        return any(fixed), abs(math.log(size[1] / size[0]) - ratio)
-
-    return min(map(tuple, sora.trained_on["sizes"]), key=off)
+    sizes = [(high, wide) for high, wide in sora.trained_on["sizes"]]
+    return min(sizes, key=lambda size: abs(math.log(size[1] / size[0] / ratio)))
 
 
 def read_clip(path: str, size: Size) -> np.ndarray:

@@ -29,7 +29,7 @@ FAR = 1.5  # units; the shorter side of a picture has 32
 KEPT = 2.0  # units: an edit keeps a path if it is so near, root mean square
 SEAM = 1.5  # the step from a loop's end to its beginning, in median steps
 STRENGTHS = (0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
-SECONDS = 60
+TIMES = (2, 8, 15, 30, 45, 60)  # seconds after which a long clip is read
 LAWFUL = "lawful"
 BATCH = 40
 Frames = np.ndarray  # uint8 (B, T, H, W, 3)
@@ -184,11 +184,11 @@ def joined(bench: Bench) -> Iterator[Row]:
 
 
 def loops(bench: Bench) -> Iterator[Row]:
-    """Clips of 17 frames of what moves, bounces, grows or shrinks, at the shortest length at which
+    """Clips of 16 frames of what moves, bounces, grows or shrinks, at the shortest length at which
     their own motion leads back."""
     cases: dict[int, list[Clip]] = {}
     moving = (
-        clip for clip in bench.true_clips(count=2 * bench.clips)
+        clip for clip in bench.true_clips(frames=16, count=2 * bench.clips)
         if clip.truth["motion"] != "standing still"
     )  # fmt: skip
     for _, clip in zip(range(bench.clips), moving, strict=False):
@@ -350,7 +350,7 @@ def with_other_half(clip: Clip, number: int) -> tuple[dict[str, Any], np.ndarray
 
 def rolled_out(bench: Bench) -> Iterator[Row]:
     """Long clips: what is still right after so many seconds, beside true clips after the VAE."""
-    frames = 1 + 8 * SECONDS
+    frames = 1 + 8 * TIMES[-1]
     truth = bench.true_clips(frames=frames, count=64)
     settings = bench.settings()
     prompts = [clip.caption for clip in truth]
@@ -375,7 +375,7 @@ def rebuilt(sora: Sora, truth: list[Clip]) -> Frames:
 def survival(source: str, frames: Frames, truth: list[Clip]) -> Iterator[Row]:
     """What is right in the last two seconds before each time: color, shape, one clean object in
     every frame, and the law of its motion."""
-    for seconds in (2, 8, 15, 30, 45, SECONDS):
+    for seconds in TIMES:
         part = frames[:, 8 * seconds - 16 : 8 * seconds + 1]  # (B, 17, H, W, 3)
         right: dict[str, list[bool]] = {}
         for made, clip in zip(part, truth, strict=True):

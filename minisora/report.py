@@ -151,3 +151,51 @@ def breadth_tables(result: dict[str, Any]) -> str:
         pivot(modes_cells(rows), head),
     ]
     return "\n\n".join([*tables, "\\* not trained on"])
+
+
+def ways_cells(rows: list[Row]) -> Iterator[tuple[str, str, str]]:
+    """What is right of every mode, beside its baselines."""
+    measures = {"all": "all right", "lawful": "all right", "far end": "far end right"}
+    for row in rows:
+        if row["source"].startswith(("sampled", "baseline")) and row["measure"] in measures:
+            world = f", {LABELS[row['world']]}" if "world" in row else ""
+            frames = f", {row['frames']} frames" if "frames" in row else ""
+            source = row["source"].removeprefix("baseline: ")
+            line = f"{row['mode']}{world}{frames}: {source}"
+            yield line, measures[row["measure"]], percent(row)
+
+
+def edit_cells(rows: list[Row]) -> Iterator[tuple[str, str, str]]:
+    """What edits change, and what they keep, by method and strength."""
+    for row in select(rows, mode="edit"):
+        line = f"{row['method']}, strength {row['strength']}"
+        if row["measure"] in ("changed", "all", "path kept"):
+            yield line, f"{row['changed']}: {row['measure']}", f"{100 * row['right']:.0f}"
+
+
+def given_cells(rows: list[Row]) -> Iterator[tuple[str, str, str]]:
+    """What is right by the number of given frames."""
+    for row in select(rows, mode="given frames"):
+        if row["measure"] in ("all", "far end"):
+            yield f"{row['given']} of {row['frames']}", str(row["measure"]), percent(row)
+
+
+def survival_cells(rows: list[Row]) -> Iterator[tuple[str, str, str]]:
+    """What is right after so many seconds of a long clip."""
+    names = {"sampled": "", "vae": "true clips after the VAE: "}
+    for row in select(rows, mode="roll-out"):
+        column = names.get(row["source"], f"{row['source']}: ") + str(row["measure"])
+        yield f"{row['second']} s", column, f"{100 * row['right']:.0f}"
+
+
+def prompting_tables(result: dict[str, Any]) -> str:
+    """The tables of prompts with images and videos, as Markdown (see prompting.py)."""
+    rows = [row for row in result["rows"] if row["mode"] not in ("given frames",)]
+    ways = [row for row in rows if row["mode"] not in ("edit", "roll-out")]
+    parts = [
+        pivot(ways_cells(ways), f"% of {result['clips']} clips"),
+        pivot(given_cells(result["rows"]), "given frames"),
+        pivot(edit_cells(rows), "edits, % of clips"),
+        pivot(survival_cells(rows), "a minute, % of 64 clips"),
+    ]
+    return "\n\n".join(parts)

@@ -302,8 +302,9 @@ class Sora(Pipeline):
         if prompt is None:
             return [self.describe(clips, generator)]
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        if upsample and not all(map(is_complete, prompts)):
-            seen = self.describe(clips, generator)
+        # an empty prompt is left to be refused
+        if upsample and all(map(self.text.has_words, prompts)):
+            seen = "" if all(map(is_complete, prompts)) else self.describe(clips, generator)
             prompts = [altered(seen, text) for text in prompts]
         return prompts
 

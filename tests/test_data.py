@@ -403,10 +403,40 @@ def test_a_window_that_begins_with_an_image_is_encoded_as_its_frames_alone(
     inside = [each for each in windows if each["start"] == 0 and each["first"][0] > 0]
     assert len(inside) > 10
     for each in inside:
+        data = each["data"]
         first = 4 * each["first"][0]  # the last frame of its group
-        frames = each["data"].clip(each["index"]).frames[first : first + 9]
-        (encoded,) = each["data"].view.vae.encode(to_pixels(frames[None]))
+        first += data.view.late_frames(data, each["index"])
+        frames = data.clip(each["index"], first + 9).frames[first:]
+        (encoded,) = data.view.vae.encode(to_pixels(frames[None]))
         assert torch.allclose(each["latents"], encoded, atol=0.01)  # float16
+
+
+def test_a_clip_that_starts_late_is_never_from_text_alone(windows: list[dict]) -> None:
+    for each in windows:
+        data = each["data"]
+        assert each["mode"] != "text" or not data.view.late_frames(data, each["index"])
+
+
+def test_groups_begin_at_any_frame(vae_folder: str) -> None:
+    data = ClipData(Latents(vae_folder, {9: 1.0}, known=0.4), clips=400, num_frames=9)
+    late = Counter(data.view.late_frames(data, i) for i in range(400))
+    assert 0.14 < 1 - late[0] / 400 < 0.26  # half of 40%
+    assert min(late[frames] for frames in (1, 2, 3)) > 10
+
+
+def test_clips_that_say_when_something_happens_never_start_late(vae_folder: str) -> None:
+    view = Latents(vae_folder, {17: 1.0}, known=0.9)
+    data = ClipData(view, clips=100, num_frames=17, worlds={"events": 1.0})
+    assert not any(view.late_frames(data, i) for i in range(100))
+
+
+@pytest.mark.parametrize("world", ["shapes", "events"])
+def test_a_share_of_the_clips_has_known_tokens(vae_folder: str, world: str) -> None:
+    view = Latents(vae_folder, {17: 1.0}, known=0.4)
+    data = ClipData(view, clips=2000, num_frames=17, worlds={world: 1.0})
+    generator = torch.Generator().manual_seed(0)
+    modes = [view.draw_mode(data, i, 5, generator) for i in range(2000)]
+    assert 0.36 < np.mean([mode != "text" for mode in modes]) < 0.44
 
 
 def test_about_half_of_the_windows_inside_begin_with_an_image(windows: list[dict]) -> None:

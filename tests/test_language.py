@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from minisora import world
+from minisora import InputError, world
 from minisora.world import Mixture, events, language, pairs, shapes
 from minisora.world.language import (
     draw_prompt,
@@ -376,3 +376,72 @@ def test_color_words_are_those_of_objects_and_backgrounds() -> None:
 def test_all_of_them_are_words_of_captions() -> None:
     assert {*language.COLOR_WORDS, *language.SHAPE_WORDS, *language.MOTION_WORDS} <= world.WORDS
     assert set(language.EVENT_WORDS) <= world.WORDS
+
+
+# Captions of changed and joined clips
+
+RED = "a small red circle moving right on a black background"
+
+
+@pytest.mark.parametrize(
+    ("request_", "caption"),
+    [
+        ("make it blue", "a small blue circle moving right on a black background"),
+        ("a square", "a small red square moving right on a black background"),
+        ("moving left", "a small red circle moving left on a black background"),
+        ("growing", "a red circle growing on a black background"),
+        ("large, on pink", "a large red circle moving right on a pink background"),
+        (
+            "then moving up",
+            "a small red circle moving right, then moving up on a black background",
+        ),
+        (
+            "turning into a blue star",
+            "a small red circle moving right, turning into a blue star on a black background",
+        ),
+    ],
+)
+def test_a_request_changes_what_it_names(request_: str, caption: str) -> None:
+    assert language.altered(RED, request_) == caption
+
+
+def test_a_full_caption_replaces_everything() -> None:
+    other = "a large white star standing still on a navy background"
+    assert language.altered(RED, other) == other
+
+
+def test_what_stops_growing_gets_a_size() -> None:
+    growing = "a red circle growing on a black background"
+    assert language.altered(growing, "moving left") == RED.replace("right", "left")
+
+
+@pytest.mark.parametrize("text", ["sing a song", "make it nicer"])
+def test_a_request_that_names_nothing_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="names nothing that can change"):
+        language.altered(RED, text)
+
+
+def test_a_request_has_to_say_which_of_two_objects_it_means() -> None:
+    with pytest.raises(InputError, match="which of two objects"):
+        language.altered(TWO, "make it blue")
+
+
+def test_clips_of_one_object_are_joined_under_its_caption() -> None:
+    assert language.joined(RED, RED) == RED
+
+
+def test_clips_of_two_objects_are_joined_by_turning_into() -> None:
+    end = "a small blue star moving right on a black background"
+    joined = "a small red circle moving right, turning into a blue star on a black background"
+    assert language.joined(RED, end) == joined
+
+
+def test_clips_of_two_motions_are_joined_by_then() -> None:
+    end = RED.replace("right", "up")
+    joined = "a small red circle moving right, then moving up on a black background"
+    assert language.joined(RED, end) == joined
+
+
+def test_what_no_caption_can_join_has_the_first_caption() -> None:
+    bouncing = "a small blue circle bouncing on a black background"
+    assert language.joined(bouncing, RED) == bouncing

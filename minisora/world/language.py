@@ -290,12 +290,14 @@ def altered(caption: str, request: str) -> str:
             f"{request!r} names nothing that can change: name a shape, color, motion, size or "
             "background"
         )
-    new = told | {name: word for name, word in named.items() if word}
+    second = dict.fromkeys(("second_motion", "second_shape", "second_color"))
+    new = second | told | {name: word for name, word in named.items() if word}
     if not new.get("size"):  # what grows or shrinks has none
         new["size"] = shapes.FIRST_SIZE.get(told["motion"] or "", "small")
     if new.get("event") and is_event(new):
         return events.caption(new)
-    return shapes.caption(shapes.visible(new, num_frames=2))
+    named = {name: word or "" for name, word in new.items()}
+    return shapes.caption(shapes.visible(named, num_frames=2))
 
 
 def joined(first: str, second: str) -> str:

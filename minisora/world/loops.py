@@ -14,8 +14,8 @@ def closing_length(frames: np.ndarray) -> int | None:
     place, with its first speed, on its lawful way: to the border and back, through a whole bounce,
     to the largest size and back.
 
-    It is T plus a multiple of 4, the shortest at which the speed needs to differ by at most 15%;
-    None if there is none up to 80 frames, or no object.
+    It is T plus a multiple of 4, the shortest at which the speed needs to differ by at most 15%, and
+    that of a bounce not at all; None if there is none up to 80 frames, or no object.
     """
     read = oracle.describe(frames)
     if not np.isfinite(read["position"]).all():
@@ -26,10 +26,9 @@ def closing_length(frames: np.ndarray) -> int | None:
 
 def closes(read: dict, size: tuple[int, int], given: int, length: int) -> bool:
     """Whether the object that the oracle `read` in `given` frames is back after `length`."""
-    return all(
-        period == 0 or off_phase(length, period) <= STRETCH * (length - given)
-        for period in periods(read, size)
-    )
+    # a bounce cannot be slower or faster
+    most = 0.5 if read["motion"] == "bouncing" else STRETCH * (length - given)
+    return all(period == 0 or off_phase(length, period) <= most for period in periods(read, size))
 
 
 def off_phase(length: float, period: float) -> float:
