@@ -20,7 +20,7 @@ from minisora.canvas import animate as animate_plan
 from minisora.evaluate import PROMPT_SEED
 from minisora.metrics import Row, proportion
 from minisora.pipeline import Settings
-from minisora.sora import Sora
+from minisora.sora import STRENGTH, Sora
 from minisora.vae import to_frames, to_pixels
 from minisora.world import Clip, World, get, oracle, pairs, shapes
 from minisora.world.loops import closing_length
@@ -28,7 +28,7 @@ from minisora.world.loops import closing_length
 FAR = 1.5  # units; the shorter side of a picture has 32
 KEPT = 2.0  # units: an edit keeps a path if it is so near, root mean square
 SEAM = 1.5  # the step from a loop's end to its beginning, in median steps
-STRENGTHS = (0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
+STRENGTHS = (0.6, 0.7, 0.8, STRENGTH, 0.9, 1.0)
 TIMES = (2, 8, 15, 30, 45, 60)  # seconds after which a long clip is read
 LAWFUL = "lawful"
 BATCH = 40
@@ -120,7 +120,7 @@ def extend_forward(bench: Bench) -> Iterator[Row]:
         }
         for source, frames in ways.items():
             about = {"mode": "extend", "frames": length, "source": source}
-            yield from right_rows(about, frames, truth)
+            yield from right_rows(about, frames, truth, new=slice(given - 1, None))
             yield about | near_row(frames, truth, length - 1)
 
 
@@ -137,7 +137,7 @@ def backward(bench: Bench) -> Iterator[Row]:
         }
         for source, frames in ways.items():
             about = {"mode": "extend backward", "frames": length, "source": source}
-            yield from right_rows(about, frames, truth)
+            yield from right_rows(about, frames, truth, new=slice(new + 1))
             yield about | near_row(frames, truth, 0)
 
 
@@ -148,7 +148,7 @@ def given_frames(bench: Bench) -> Iterator[Row]:
     for given in (1, 5, 9, 13):
         frames = bench.sample(extend(given, 17), truth, [true[:, :given]])
         about = {"mode": "given frames", "frames": 17, "source": "sampled", "given": given}
-        yield from right_rows(about, frames, truth)
+        yield from right_rows(about, frames, truth, new=slice(given - 1, None))
         yield about | near_row(frames, truth, 16)
 
 
@@ -177,7 +177,8 @@ def joined(bench: Bench) -> Iterator[Row]:
         }
         for source, frames in ways.items():
             about = {"mode": "connect", "world": world, "frames": length, "source": source}
-            yield from right_rows(about, frames, truth, get(world))
+            new = slice(first - 1, first + 9) if world == "shapes" else None
+            yield from right_rows(about, frames, truth, get(world), new)
 
 
 # Loops
@@ -296,7 +297,10 @@ def edit_rows(
         for one, clip in zip(read, truth, strict=True)
     ]
     limit = KEPT * min(frames.shape[2:4]) / shapes.SIDE
-    yield about | {"measure": "path kept"} | share_of([far <= limit for far in off])  # nan: no
+    kept = [far <= limit for far in off]  # false for nan
+    both = [one["all"] and near for one, near in zip(agreed, kept, strict=True)]
+    yield about | {"measure": "path kept"} | share_of(kept)
+    yield about | {"measure": "just that"} | share_of(both)
 
 
 def inpainted(bench: Bench) -> Iterator[Row]:
@@ -384,7 +388,7 @@ def survival(source: str, frames: Frames, truth: list[Clip]) -> Iterator[Row]:
             right.setdefault("color", []).append(fit.color == clip.truth["color"])
             right.setdefault("shape", []).append(fit.shape == clip.truth["shape"])
             right.setdefault("one object", []).append(fit.is_clean)
-            law = keeps_law(clip.truth["motion"], fit.position / unit, fit.radius / unit)
+            law = keeps_law(str(clip.truth["motion"]), fit.position / unit, fit.radius / unit)
             right.setdefault("law", []).append(law)
         about = {"mode": "roll-out", "source": source, "second": seconds}
         for name, each in right.items():
@@ -425,16 +429,32 @@ def share_of(right: list[bool]) -> dict[str, float]:
 
 
 def right_rows(
-    about: Row, frames: Frames, truth: list[Clip], world: World | None = None
+    about: Row,
+    frames: Frames,
+    truth: list[Clip],
+    world: World | None = None,
+    new: slice | None = None,
 ) -> Iterator[Row]:
-    """How often each attribute is right, "clean" and "all"."""
+    """How often each attribute is right, "clean" and "all". With `new`, the frames that are not
+    given, these have to follow the law of the motion: a clip that stops is not right."""
     world = world or get("shapes")
     agreed = [
         world.agree(clip.truth, world.describe(made))
         for made, clip in zip(frames, truth, strict=True)
     ]
+    if new is not None:
+        for one, made, clip in zip(agreed, frames[:, new], truth, strict=True):
+            one["law"] = keeps_law(str(clip.truth["motion"]), *path_of(made))
+            one["all"] = one["all"] and one["law"]
     for name in agreed[0]:
         yield about | {"measure": name} | share_of([one[name] for one in agreed])
+
+
+def path_of(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Position (T, 2) and radius (T,) of the one object of a clip, in units."""
+    difference, background, unit = oracle.subtract_background(frames)
+    fit = oracle.fit_object(difference, background, unit)
+    return fit.position / unit, fit.radius / unit
 
 
 def near_row(frames: Frames, truth: list[Clip], number: int) -> Row:

@@ -169,7 +169,7 @@ def edit_cells(rows: list[Row]) -> Iterator[tuple[str, str, str]]:
     """What edits change, and what they keep, by method and strength."""
     for row in select(rows, mode="edit"):
         line = f"{row['method']}, strength {row['strength']}"
-        if row["measure"] in ("changed", "all", "path kept"):
+        if row["measure"] in ("changed", "all", "path kept", "just that"):
             yield line, f"{row['changed']}: {row['measure']}", f"{100 * row['right']:.0f}"
 
 

@@ -33,7 +33,7 @@ from minisora.world.loops import closing_length
 
 Prompt = str | list[str] | None
 WINDOW, CONTEXT = 9, 5  # latents sampled at once in a long clip, and those of them that are known
-STRENGTH = 0.9  # the noise level at which an edit starts
+STRENGTH = 0.85  # the noise level at which an edit starts
 
 
 class Sora(Pipeline):
