@@ -25,6 +25,7 @@ EXPERIMENTS = {  # `reproduce NAME`: a module of minisora.experiments, and its q
     "paraphrases": "does a text encoder that has read far more text help?",
     "binding": "with two objects, whose color is it?",
     "words": "does the upsampler understand other people's words?",
+    "going_on": "how to go on from known frames, and what helps in long clips?",
 }
 
 

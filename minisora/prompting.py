@@ -381,18 +381,22 @@ def survival(source: str, frames: Frames, truth: list[Clip]) -> Iterator[Row]:
     every frame, and the law of its motion."""
     for seconds in TIMES:
         part = frames[:, 8 * seconds - 16 : 8 * seconds + 1]  # (B, 17, H, W, 3)
-        right: dict[str, list[bool]] = {}
-        for made, clip in zip(part, truth, strict=True):
-            difference, background, unit = oracle.subtract_background(made)
-            fit = oracle.fit_object(difference, background, unit)
-            right.setdefault("color", []).append(fit.color == clip.truth["color"])
-            right.setdefault("shape", []).append(fit.shape == clip.truth["shape"])
-            right.setdefault("one object", []).append(fit.is_clean)
-            law = keeps_law(str(clip.truth["motion"]), fit.position / unit, fit.radius / unit)
-            right.setdefault("law", []).append(law)
+        judged = [judge(made, clip) for made, clip in zip(part, truth, strict=True)]
         about = {"mode": "roll-out", "source": source, "second": seconds}
-        for name, each in right.items():
-            yield about | {"measure": name} | share_of(each)
+        for name in judged[0]:
+            yield about | {"measure": name} | share_of([one[name] for one in judged])
+
+
+def judge(part: np.ndarray, clip: Clip) -> dict[str, bool]:
+    """What is right in a part (T, H, W, 3) of a clip, from anywhere."""
+    difference, background, unit = oracle.subtract_background(part)
+    fit = oracle.fit_object(difference, background, unit)
+    return {
+        "color": fit.color == clip.truth["color"],
+        "shape": fit.shape == clip.truth["shape"],
+        "one object": fit.is_clean,
+        "law": keeps_law(str(clip.truth["motion"]), fit.position / unit, fit.radius / unit),
+    }
 
 
 def keeps_law(motion: str, position: np.ndarray, radius: np.ndarray) -> bool:
