@@ -16,9 +16,10 @@ from minisora import Sora, fit, weights, world
 from minisora.data import ClipData, Latents, read_captions
 from minisora.dit import DiT
 from minisora.evaluate import sample_clips
-from minisora.experiments import binding, paraphrases, recaption, recipe, runs
+from minisora.experiments import binding, going_on, paraphrases, recaption, recipe, runs
 from minisora.experiments.runs import Run
 from minisora.patches import positions
+from minisora.pipeline import Settings
 from minisora.vae import VAE, to_pixels
 from minisora.variants.positions import NoPositionEmbedding, NoRotations
 from minisora.weights import fingerprint
@@ -575,3 +576,59 @@ def test_training_texts_have_no_words_of_the_paraphrases() -> None:
     )
     # "size" is a field of a form
     assert (trained_words & asked_words) - world.WORDS <= {"the", "size"}
+
+
+# Going on from known frames
+
+
+@pytest.fixture
+def tiny_bundle(tiny_sora: Sora, tmp_path: Path) -> Path:
+    tiny_sora.defaults = tiny_sora.defaults | {"num_frames": 17}
+    tiny_sora.save(tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+@pytest.mark.filterwarnings("ignore:not trained on")
+def test_every_way_to_go_on_gets_a_line(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(going_on, "SECONDS", 3)
+    table = going_on.run([0], 0, 2, [], tmp_path / "results.jsonl", tiny_bundle)
+    assert all(f"| {way.label} |" in table for way in going_on.RUNS)
+
+
+@pytest.mark.usefixtures("in_float32")
+@pytest.mark.filterwarnings("ignore:not trained on")
+@pytest.mark.parametrize("way", [w for w in going_on.WAYS if "-" not in w])
+def test_every_way_gives_back_what_is_known(tiny_bundle: Path, way: str) -> None:
+    sora = going_on.WAYS[way].model.from_pretrained(tiny_bundle, "cpu")
+    clip = world.clip(0, 0, 9).frames
+    made = sora.extend(clip, "a red circle", 17, generator=torch.Generator().manual_seed(0))
+    assert np.array_equal(made[0, :9], clip)
+
+
+@pytest.mark.usefixtures("in_float32")
+@pytest.mark.filterwarnings("ignore:not trained on")
+def test_a_context_without_noise_is_the_usual_one(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(going_on.NoisyContext, "level", 0.0)
+    clip = world.clip(0, 0, 9).frames
+    a, b = (
+        kind.from_pretrained(tiny_bundle, "cpu").extend(
+            clip, "a red circle", 17, generator=torch.Generator().manual_seed(0)
+        )
+        for kind in (Sora, going_on.NoisyContext)
+    )
+    assert np.abs(a.astype(int) - b).max() <= 1
+
+
+def test_noise_that_is_added_again_has_the_variance_of_its_level(tiny_sora: Sora) -> None:
+    """From level 0.4 back to 0.8: the noise of a clip of zeros has standard deviation 0.8."""
+    low, high = torch.tensor(0.4), torch.tensor(0.8)
+    model = going_on.Replacing(
+        tiny_sora.vae, tiny_sora.text, tiny_sora.dit, tiny_sora.trained_on, tiny_sora.defaults
+    )
+    x = low * torch.randn(1, 10_000, 4)
+    settings = Settings(generator=torch.Generator().manual_seed(0))
+    assert model.renoised(x, low, high, settings).std() == pytest.approx(0.8, abs=0.01)
