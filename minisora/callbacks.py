@@ -26,10 +26,19 @@ class Progress(TQDMProgressBar):
             return super().total_train_batches
         return steps * self.trainer.accumulate_grad_batches
 
+    def on_train_start(self, trainer: L.Trainer, *arguments: Any) -> None:
+        super().on_train_start(trainer, *arguments)
+        self.begin(trainer)  # a resumed run is in the middle of an epoch and starts none
+
     def on_train_epoch_start(self, trainer: L.Trainer, *arguments: Any) -> None:
         super().on_train_epoch_start(trainer, *arguments)
-        self.train_progress_bar.initial = trainer.global_step * trainer.accumulate_grad_batches
-        self.train_progress_bar.set_description("training")
+        self.begin(trainer)
+
+    def begin(self, trainer: L.Trainer) -> None:
+        bar = self.train_progress_bar
+        bar.total = self.total_train_batches
+        bar.initial = trainer.global_step * trainer.accumulate_grad_batches
+        bar.set_description("training")
 
 
 class Export(Callback):

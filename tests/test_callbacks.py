@@ -54,3 +54,14 @@ def test_outside_of_a_checkout_the_commit_is_unknown(tmp_path: Path, monkeypatch
     subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
     monkeypatch.setattr(callbacks, "__file__", str(tmp_path / "env" / "minisora" / "callbacks.py"))
     assert callbacks.commit() == "unknown"
+
+
+def test_a_resumed_run_shows_all_of_its_steps(
+    trained: Path, on_vae: str, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    """Lightning starts no epoch then, where the bar would learn them."""
+    checkpoint = next((trained / "kept").glob("*step=30*.ckpt"))
+    resume = ["--ckpt_path", str(checkpoint), "--trainer.enable_progress_bar=true"]
+    fit("dit", tmp_path, on_vae, *resume)
+    bars = capfd.readouterr().out.replace("\r", "\n").splitlines()
+    assert any(line.startswith("training:") and "/60 [" in line for line in bars)
