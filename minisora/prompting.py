@@ -242,7 +242,8 @@ def kind_of(motion: str) -> str:
 
 
 def edits(bench: Bench) -> Iterator[Row]:
-    """One attribute of a true clip changes, all others and the path are to stay."""
+    """One attribute of a true clip changes, all others and the path are to stay. All clips at the
+    default strength, a third of them at others."""
     for attribute in ("color", "shape", "background", "motion"):
         truth = [
             clip for clip in bench.true_clips(split="train", count=2 * bench.clips)
@@ -251,14 +252,16 @@ def edits(bench: Bench) -> Iterator[Row]:
         wanted = [with_other(clip, attribute, i) for i, clip in enumerate(truth)]
         for method in ("flow", "noise"):
             for strength in STRENGTHS:
-                frames = edit_clips(bench, truth, wanted, strength, method)
+                few = slice(None if strength == STRENGTH else max(1, bench.clips // 3))
+                part = truth[few], wanted[few]
+                frames = edit_clips(bench, *part, strength, method)
                 about = {
                     "mode": "edit",
                     "changed": attribute,
                     "method": method,
                     "strength": strength,
                 }
-                yield from edit_rows(about, frames, truth, wanted, attribute)
+                yield from edit_rows(about, frames, *part, attribute)
 
 
 def edit_clips(
