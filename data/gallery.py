@@ -3,8 +3,10 @@
 python data/gallery.py
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from minisora import Sora, video
@@ -34,6 +36,8 @@ IMAGES = [
     "a large purple cross on a gray background",
     "a small yellow square on a navy background",
 ]
+WIDE = "a large yellow star moving down on a navy background"  # sampled at every trained size
+START = "a small cyan circle moving right on a gray background"
 SHORT = ["red circle", "star moving left", "a growing cross", "blue triangle above white star"]
 FOLDER = Path(__file__).parent / "gallery"
 
@@ -46,7 +50,66 @@ def main() -> None:
     images = sora(IMAGES, num_frames=1, generator=torch.Generator().manual_seed(0))
     video.write(FOLDER / "images.png", video.tile(images, columns=6), scale=3)
     print(*IMAGES, sep="\n")
+    write_sizes(sora)
+    write_modes(sora)
     write(sora, "short", sora.upsampler.complete(SHORT, torch.Generator().manual_seed(0)))
+
+
+def noise() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def write_sizes(sora: Sora) -> None:
+    """One prompt at every trained size, side by side."""
+    clips = [
+        sora(WIDE, height=high, width=wide, generator=noise())[0]
+        for high, wide in sora.trained_on["sizes"]
+    ]
+    tall = max(clip.shape[1] for clip in clips)
+    padded = [
+        np.pad(c, [(0, 0), (tall - c.shape[1], 0), (0, 4), (0, 0)], constant_values=255)
+        for c in clips
+    ]
+    video.write(FOLDER / "sizes.gif", np.concatenate(padded, axis=2), fps=8, scale=3)
+    print(WIDE, *(size for size in sora.trained_on["sizes"]), sep="\n  ")
+
+
+def write_modes(sora: Sora) -> None:
+    """Every way to go on from a clip; given frames have a blue border."""
+    clip = sora(START, generator=noise())[0]  # (17, 32, 32, 3)
+    loop = clip[:16]
+    two = sora(TWO[0], generator=noise())[0]
+    mask = np.zeros(two.shape[1:3], dtype=bool)
+    mask[: len(mask) // 2] = True  # the upper half
+    made = {
+        "animate": (sora.animate(clip[0], START, generator=noise()), [0]),
+        "extend": (sora.extend(clip[:9], START, 25, generator=noise()), range(9)),
+        "extend backward": (
+            sora.extend(clip[-8:], START, 25, "backward", generator=noise()), range(17, 25)
+        ),
+        "connect": (
+            sora.connect(clip[:9], clip[-4:], START, 21, generator=noise()),
+            [*range(9), *range(17, 21)],
+        ),
+        "loop": (sora.loop(loop, START, generator=noise()), range(16)),
+        "edit": (sora.edit(clip, "make it red, on pink", generator=noise()), []),
+        "inpaint": (sora.inpaint(two, mask, "a white star standing still above a blue square "
+            "standing still on a black background", generator=noise()), []),
+    }  # fmt: skip
+    shown = [bordered(frames[0], given) for frames, given in made.values()]
+    video.write(FOLDER / "modes.gif", video.tile(np.stack(shown), columns=7), fps=8, scale=3)
+    print(START, *made, sep="\n  ")
+
+
+def bordered(clip: np.ndarray, given: Iterable[int], length: int = 57) -> np.ndarray:
+    """A clip, repeated up to `length` frames, with a blue border around given ones."""
+    clip = np.pad(clip, [(0, 0), (2, 2), (2, 2), (0, 0)], constant_values=255)
+    for frame in given:
+        inside = clip[frame, 2:-2, 2:-2].copy()
+        clip[frame] = (60, 130, 240)
+        clip[frame, 2:-2, 2:-2] = inside
+    repeats = -(-length // len(clip))
+    return np.concatenate([clip] * repeats)[:length]
 
 
 def write(sora: Sora, name: str, prompts: list[str]) -> None:

@@ -29,7 +29,7 @@ from minisora.sampling import edited
 from minisora.text import warn_of_unknown
 from minisora.vae import GROUP, to_frames
 from minisora.world.language import altered, is_complete, joined
-from minisora.world.loops import closing_length
+from minisora.world.loops import closing
 
 Prompt = str | list[str] | None
 WINDOW, CONTEXT = 9, 5  # latents sampled at once in a long clip, and those of them that are known
@@ -114,11 +114,13 @@ class Sora(Pipeline):
         **settings: Any,
     ) -> np.ndarray:
         """A clip that begins with the given one and can be repeated without a seam. `num_frames` is
-        a multiple of 4 more than are given: by default so many that the object's own motion leads
-        back to its beginning, see `world.loops.closing_length`."""
+        a multiple of 4 more than are given. By default it is so many that the object's own motion
+        leads back to its beginning, and up to three of the last given frames may give way for that:
+        see `world.loops.closing`."""
         (video,) = clips_of(video)
         if num_frames is None:
-            num_frames = closing_length(video) or len(video) + 2 * GROUP
+            given, num_frames = closing(video) or (len(video), len(video) + 2 * GROUP)
+            video = video[:given]
         plan = loop(len(video), num_frames)
         return self.go_on(plan, prompt, [video], upsample, Settings(**settings))
 

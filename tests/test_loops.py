@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from minisora.world import clip, shapes
-from minisora.world.loops import LONGEST, STRETCH, closing_length
+from minisora.world.loops import LONGEST, STRETCH, closing, closing_length
 
 CLIPS = [clip(3, i, 17, split="all") for i in range(60)]
 LENGTHS = [closing_length(each.frames) for each in CLIPS]
@@ -28,11 +28,9 @@ def test_a_true_clip_is_back_at_its_beginning() -> None:
         assert off <= 1.1 * STRETCH * (length - 17) * speed, i
 
 
-def test_a_bounce_has_whole_bounces() -> None:
-    """Up to the frames that the way back can make up for."""
-    for _, length in cases("bouncing"):
-        beside = abs(length - 8 * round(length / 8))
-        assert beside <= STRETCH * (length - 17)
+def test_17_frames_of_a_bounce_have_no_length() -> None:
+    """A length is 17 and a multiple of 4, a bounce has 8 frames."""
+    assert not cases("bouncing")
 
 
 def test_what_grows_shrinks_again() -> None:
@@ -59,6 +57,16 @@ def test_straight_motions_have_a_length(motion: str) -> None:
     ]  # fmt: skip
     assert lengths
     assert all(lengths)
+
+
+def test_a_bounce_keeps_16_of_17_frames() -> None:
+    bouncing = next(each for each in CLIPS if each.truth["motion"] == "bouncing")
+    assert closing(bouncing.frames) == (16, 24)
+
+
+def test_a_clip_keeps_all_frames_if_it_can() -> None:
+    for each, length in zip(CLIPS, LENGTHS, strict=True):
+        assert length is None or closing(each.frames) == (17, length)
 
 
 def test_a_clip_without_an_object_has_none() -> None:
