@@ -235,7 +235,8 @@ def draw(low: int, high: int, generator: torch.Generator) -> int:
 class Mode:
     """A row of the table of modes.
 
-    `plan` is its canvas in frames, from the numbers of given frames and of frames in all. To
+    `plan` is its canvas in frames, from the numbers of given frames and of frames in all. (An edit
+    starts from all frames with some noise; of a clip to be inpainted, some tokens are left out.) To
     measure it, the quarters `given` of a true clip are given, (0, 0) being the first frame alone.
     Training takes it for `share` of the clips with known tokens, if these have `least` latents, and
     `known` draws which tokens (t, h, w) are given. If it is `anywhere`, the clip is cut from
@@ -274,7 +275,9 @@ MODES = {
         extend_backward, an_end, ((2, 4),), share=0.20, least=2, anywhere=True
     ),
     "connect": Mode(connect, both_ends, ((0, 1), (3, 4)), share=0.28, least=3, anywhere=True),
-    "inpaint": Mode(from_text, around_a_region, share=0.05, anywhere=True),
+    "loop": Mode(loop, both_ends),
+    "edit": Mode(whole, nothing),
+    "inpaint": Mode(whole, around_a_region, share=0.05, anywhere=True),
 }
 
 

@@ -698,7 +698,7 @@ def test_modes_are_drawn_by_their_shares(latents: int) -> None:
     expected["text"] = 0.6
     for name, share in expected.items():
         error = (share * (1 - share) / count) ** 0.5
-        assert abs(drawn[name] / count - share) < 4 * error, name
+        assert abs(drawn[name] / count - share) <= 4 * error, name
 
 
 def test_connect_needs_three_latents() -> None:
@@ -722,8 +722,11 @@ def test_modes_are_a_function_of_the_generator() -> None:
     assert a == b
 
 
+TRAINED = ["text", *(name for name, mode in MODES.items() if mode.share)]  # the others are free
+
+
 @pytest.mark.parametrize(
-    ("known", "modes"), [(0.0, ["text"]), (0.4, list(MODES))], ids=["text alone", "all modes"]
+    ("known", "modes"), [(0.0, ["text"]), (0.4, TRAINED)], ids=["text alone", "all modes"]
 )
 def test_a_model_is_trained_on_the_modes_of_the_table(
     vae_folder: str, known: float, modes: list[str]
@@ -734,7 +737,7 @@ def test_a_model_is_trained_on_the_modes_of_the_table(
 
 def test_the_table_has_the_plan_of_each_mode() -> None:
     """With the numbers of frames that a user gives."""
-    asked = {"text": (9,), "animate": (1, 9), "connect": (4, 5, 17), "inpaint": (9,)}
+    asked = {"text": (9,), "animate": (1, 9), "connect": (4, 5, 17), "edit": (9,), "inpaint": (9,)}
     for name, mode in MODES.items():
         plan = mode.plan(*asked.get(name, (5, 9)))
         assert sum(map(len, plan.result)) in (9, 17), name

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from minisora import Sora, media, video, world
+from minisora.canvas import MODES
 from minisora.cli import MODE_COMMANDS, main
 
 STAR = "a large yellow star moving down on a navy background"
@@ -54,6 +55,11 @@ def make(mode: str, clip: str, mask: str, out: Path, weights: str, *more: str) -
 # Every mode on the command line
 
 EVERY_MODE = pytest.mark.parametrize("mode", MODE_COMMANDS)
+
+
+def test_every_mode_but_text_has_a_command() -> None:
+    named = {name.split()[0] for name in MODES}
+    assert named == {"text", *MODE_COMMANDS}
 
 
 @EVERY_MODE
