@@ -275,7 +275,7 @@ MODES = {
         extend_backward, an_end, ((2, 4),), share=0.20, least=2, anywhere=True
     ),
     "connect": Mode(connect, both_ends, ((0, 1), (3, 4)), share=0.28, least=3, anywhere=True),
-    "loop": Mode(loop, both_ends),
+    "loop": Mode(loop, both_ends, least=3),
     "edit": Mode(whole, nothing),
     "inpaint": Mode(whole, around_a_region, share=0.05, anywhere=True),
 }
