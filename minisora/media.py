@@ -17,11 +17,13 @@ MOST_FRAMES = 2000  # of a given clip: four minutes
 
 def canvas_size(sora: Sora, path: str, height: int | None, width: int | None) -> Size:
     """The size at which to go on from a file: that which is asked for; else that at which the file
-    was made, if minisora made it; else the trained size with the most similar ratio of sides."""
+    was made, if minisora made it; else the trained size with the most similar ratio of sides.
+    Raises InputError for sides that are no multiples of 8."""
     _, picture = next(video.frames(path))  # (H, W, 3)
     ratio = picture.shape[1] / picture.shape[0]
-    if height or width:
-        high = height or 8 * max(1, round(width / ratio / 8))
+    if height is not None or width is not None:
+        sora.check_sides(8 if height is None else height, 8 if width is None else width)
+        high = height or 8 * max(1, round((width or 8) / ratio / 8))
         return high, width or 8 * max(1, round(high * ratio / 8))
     made = video.about(path)
     high, wide = made.get("height"), made.get("width")

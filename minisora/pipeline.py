@@ -242,13 +242,7 @@ class Pipeline:
             )
         given = zip((num_frames, height, width), self.default_shape, strict=True)
         frames, high, wide = (default if number is None else number for number, default in given)
-        multiple = max(8, self.vae.space * math.lcm(*self.dit.patch[1:]))
-        for name, side in (("height", high), ("width", wide)):
-            if side < multiple or side % multiple:
-                near = multiple * max(1, round(side / multiple))
-                raise InputError(
-                    f"{name} must be a multiple of {multiple}, got {side}: the nearest is {near}"
-                )
+        self.check_sides(high, wide)
         check_counts(1, 10**6, num_frames=frames)
         tokens = groups_of(frames) * high * wide // self.vae.space**2 // math.prod(self.dit.patch)
         if tokens > MOST_TOKENS:
@@ -257,6 +251,16 @@ class Pipeline:
                 f"the most is {MOST_TOKENS:,}: make the clip shorter or smaller"
             )
         return frames, high, wide
+
+    def check_sides(self, height: int, width: int) -> None:
+        """Raises InputError unless both are multiples of 8 (or of what the parts need)."""
+        multiple = max(8, self.vae.space * math.lcm(*self.dit.patch[1:]))
+        for name, side in (("height", height), ("width", width)):
+            if side < multiple or side % multiple:
+                near = multiple * max(1, round(side / multiple))
+                raise InputError(
+                    f"{name} must be a multiple of {multiple}, got {side}: the nearest is {near}"
+                )
 
     def warn_of_untrained(self, plan: Plan, size: tuple[int, int], stacklevel: int) -> None:
         """Warns of a size or a length that was not trained on. The length is the canvas's: given

@@ -168,9 +168,8 @@ class Sora(Pipeline):
             raise InputError(f'a clip is edited by the method "flow" or "noise", not {method!r}')
         made, plan = Settings(**settings), whole(len(video))
         source = source_prompt or self.describe([video], made.generator)
-        prompts = [
-            altered(source, text) for text in ([prompt] if isinstance(prompt, str) else prompt)
-        ]
+        texts = [prompt] if isinstance(prompt, str) else list(prompt)
+        prompts = self.changed(source, texts)
         given, _ = self.check_given(plan, prompts, [video])
         sources = [source] * len(prompts)
         return self.edit_clips(given[0], prompts, sources, strength, method, made)
@@ -304,11 +303,20 @@ class Sora(Pipeline):
         if prompt is None:
             return [self.describe(clips, generator)]
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        # an empty prompt is left to be refused
-        if upsample and all(map(self.text.has_words, prompts)):
+        if upsample:
             seen = "" if all(map(is_complete, prompts)) else self.describe(clips, generator)
-            prompts = [altered(seen, text) for text in prompts]
+            prompts = self.changed(seen, prompts)
         return prompts
+
+    def changed(self, caption: str, requests: list[str]) -> list[str]:
+        """The caption of a clip after each request, which may be in other people's words. An empty
+        one stays empty, and is refused later."""
+        return [
+            altered(caption, text if is_complete(text) else self.upsampler.meaning(text))
+            if self.text.has_words(text)
+            else text
+            for text in requests
+        ]
 
     def describe(self, clips: list[np.ndarray], generator: torch.Generator | None = None) -> str:
         """The captioner's caption of a clip (T, H, W, 3), of two clips that are to be joined, or of

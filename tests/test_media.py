@@ -300,3 +300,11 @@ def test_a_clip_that_ends_early_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         video.write(tmp_path / "a.mp4", parts())
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("option", [["--height", "0"], ["--width", "-8"], ["--width", "20"]])
+def test_impossible_sides_are_refused(
+    option: list[str], clip: str, untrained: str, capsys: pytest.CaptureFixture
+) -> None:
+    said = refused(capsys, "extend", clip, STAR, *option, "--weights", untrained)
+    assert f"must be a multiple of 8, got {option[1]}" in said
