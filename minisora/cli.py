@@ -279,7 +279,12 @@ def mode_options(command: argparse.ArgumentParser, mode: str) -> None:
         ways = ("forward", "backward")
         add("--direction", choices=ways, default="forward", help="where frames are added")
     if "strength" in own:
-        add("--strength", type=float, default=None, help="0 changes nothing, 1 the most")
+        add(
+            "--strength",
+            type=float,
+            default=None,
+            help="0 changes nothing, 1 the most (default: 0.7, for motions 0.9)",
+        )
         ways = ("flow", "noise")
         add("--method", choices=ways, default="flow", help="FlowEdit or SDEdit (default: flow)")
     if "mask" in own:

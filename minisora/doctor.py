@@ -47,18 +47,19 @@ def report(weights: str | None) -> None:
             print(f"  {suffix:6s} {size:.0f} kB, {count} frames read back")
 
 
-def kinds(
-    sora: "minisora.Sora", prompt: str, clip: np.ndarray
-) -> dict[str, Callable[[], np.ndarray]]:
+def kinds(sora: "minisora.Sora", prompt: str, clip: np.ndarray) -> dict[str, Callable[[], object]]:
     """What can be made, by name: a clip of each size, and each mode that goes on from `clip`."""
     half = clip[: 1 + len(clip) // 2]  # (T, H, W, 3)
-    made: dict[str, Callable[[], np.ndarray]] = {"an image": lambda: sora(prompt, 1)}
+    made: dict[str, Callable[[], object]] = {"an image": lambda: sora(prompt, 1)}
     for height, width in sora.trained_on["sizes"]:
         made[f"{height} x {width}"] = partial(sora, prompt, height=height, width=width)
     if "animate" in sora.trained_on["modes"]:
         made["animate an image"] = lambda: sora.animate(clip[0], prompt)
         made["extend by half"] = lambda: sora.extend(half, prompt, len(clip))
         made["connect two clips"] = lambda: sora.connect(half, half, prompt)
+        made["loop of 32 frames"] = lambda: sora.loop(clip[:16], prompt, 32)
+        made["edit"] = lambda: sora.edit(clip, prompt, source_prompt=prompt)
+        made["ten seconds"] = lambda: [*sora.stream(prompt, 81)]
     return made
 
 

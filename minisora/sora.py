@@ -28,12 +28,13 @@ from minisora.pipeline import Pipeline, Settings, put_together
 from minisora.sampling import edited
 from minisora.text import warn_of_unknown
 from minisora.vae import GROUP, to_frames
-from minisora.world.language import altered, is_complete, joined
+from minisora.world.language import altered, is_complete, joined, same_motions
 from minisora.world.loops import closing
 
 Prompt = str | list[str] | None
 WINDOW, CONTEXT = 9, 5  # latents sampled at once in a long clip, and those of them that are known
-STRENGTH = 0.85  # the noise level at which an edit starts
+# the noise level at which an edit starts: a motion is decided early and needs more
+STRENGTH, MOTION_STRENGTH = 0.7, 0.9
 
 
 class Sora(Pipeline):
@@ -149,13 +150,14 @@ class Sora(Pipeline):
         self,
         video: np.ndarray,
         prompt: str | list[str],
-        strength: float = STRENGTH,
+        strength: float | None = None,
         source_prompt: str | None = None,
         method: Literal["flow", "noise"] = "flow",
         **settings: Any,
     ) -> np.ndarray:
         """Changes a clip as the prompt says: a caption, or what is new ("make it blue"). A larger
-        `strength`, up to 1, changes more and keeps less.
+        `strength`, up to 1, changes more and keeps less: by default 0.7, and 0.9 if a motion is to
+        change.
 
         With the method "flow" it follows the difference of what the prompt and `source_prompt`
         (default: what the captioner says of the clip) ask for (FlowEdit). With "noise" the clip
@@ -163,7 +165,8 @@ class Sora(Pipeline):
         Image Synthesis and Editing with Stochastic Differential Equations" (2021).
         """
         (video,) = clips_of(video)
-        check_numbers(0, 1, strength=strength)
+        if strength is not None:
+            check_numbers(0, 1, strength=strength)
         if method not in ("flow", "noise"):
             raise InputError(f'a clip is edited by the method "flow" or "noise", not {method!r}')
         made, plan = Settings(**settings), whole(len(video))
@@ -172,6 +175,9 @@ class Sora(Pipeline):
         prompts = self.changed(source, texts)
         given, _ = self.check_given(plan, prompts, [video])
         sources = [source] * len(prompts)
+        if strength is None:
+            same = all(same_motions(source, text) for text in prompts)
+            strength = STRENGTH if same else MOTION_STRENGTH
         return self.edit_clips(given[0], prompts, sources, strength, method, made)
 
     def edit_clips(

@@ -445,3 +445,9 @@ def test_clips_of_two_motions_are_joined_by_then() -> None:
 def test_what_no_caption_can_join_has_the_first_caption() -> None:
     bouncing = "a small blue circle bouncing on a black background"
     assert language.joined(bouncing, RED) == bouncing
+
+
+def test_captions_of_the_same_motions_differ_in_other_words_only() -> None:
+    assert language.same_motions(RED, RED.replace("red", "blue"))
+    assert not language.same_motions(RED, RED.replace("right", "up and right"))
+    assert not language.same_motions(RED, THEN)

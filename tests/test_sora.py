@@ -67,6 +67,13 @@ def test_an_edit_changes_more_with_more_strength(tiny_sora: Sora, method: str) -
     assert change[0] < change[1]
 
 
+def test_an_edit_of_a_motion_starts_from_more_noise(tiny_sora: Sora) -> None:
+    other = SOURCE.replace("right", "left")
+    by_default = tiny_sora.edit(frames(), other, None, SOURCE, generator=noise())
+    said = tiny_sora.edit(frames(), other, 0.9, SOURCE, generator=noise())
+    assert np.array_equal(by_default, said)
+
+
 def test_an_edit_has_the_frames_of_the_clip(tiny_sora: Sora) -> None:
     assert tiny_sora.edit(frames(11), PROMPT, source_prompt=SOURCE).shape == (1, 11, 32, 32, 3)
 

@@ -315,3 +315,10 @@ def joined(first: str, second: str) -> str:
     scene = dict.fromkeys(("second_motion", "second_shape", "second_color")) | start | changes
     scene["event"] = event
     return events.caption(scene) if is_event(scene) else first
+
+
+def same_motions(first: str, second: str) -> bool:
+    """Whether two captions name the same motions in the same order."""
+    longest_first = "|".join(sorted(shapes.MOTIONS, key=len, reverse=True))
+    found = [re.findall(longest_first, plain(caption)) for caption in (first, second)]
+    return found[0] == found[1]
