@@ -28,14 +28,6 @@ TWO = [
     "a white triangle standing still below a purple star moving right on a gray background",
     "a cyan cross moving down right of a orange circle standing still on a black background",
 ]
-IMAGES = [
-    "a small blue star on a gray background",
-    "a large orange square on a navy background",
-    "a large green circle on a pink background",
-    "a small white triangle on a black background",
-    "a large purple cross on a gray background",
-    "a small yellow square on a navy background",
-]
 WIDE = "a large yellow star moving down on a navy background"  # sampled at every trained size
 START = "a small cyan circle moving right on a gray background"
 SHORT = ["red circle", "star moving left", "a growing cross", "blue triangle above white star"]
@@ -47,9 +39,6 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     write(sora, "clips", PROMPTS)
     write(sora, "two", TWO)
-    images = sora(IMAGES, num_frames=1, generator=torch.Generator().manual_seed(0))
-    video.write(FOLDER / "images.png", video.tile(images, columns=6), scale=3)
-    print(*IMAGES, sep="\n")
     write_sizes(sora)
     write_modes(sora)
     write(sora, "short", sora.upsampler.complete(SHORT, torch.Generator().manual_seed(0)))

@@ -283,7 +283,7 @@ def mode_options(command: argparse.ArgumentParser, mode: str) -> None:
             "--strength",
             type=float,
             default=None,
-            help="0 changes nothing, 1 the most (default: 0.7, for motions 0.9)",
+            help="0 changes nothing, 1 the most (default: 0.7, for larger changes 0.9)",
         )
         ways = ("flow", "noise")
         add("--method", choices=ways, default="flow", help="FlowEdit or SDEdit (default: flow)")

@@ -20,7 +20,7 @@ from minisora.canvas import animate as animate_plan
 from minisora.evaluate import PROMPT_SEED
 from minisora.metrics import Row, proportion
 from minisora.pipeline import Settings
-from minisora.sora import MOTION_STRENGTH, STRENGTH, Sora
+from minisora.sora import LARGE_STRENGTH, STRENGTH, Sora
 from minisora.vae import to_frames, to_pixels
 from minisora.world import Clip, World, get, oracle, pairs, shapes
 from minisora.world.loops import closing_length
@@ -28,7 +28,7 @@ from minisora.world.loops import closing_length
 FAR = 1.5  # units; the shorter side of a picture has 32
 KEPT = 2.0  # units: an edit keeps a path if it is so near, root mean square
 SEAM = 1.5  # the step from a loop's end to its beginning, in median steps
-STRENGTHS = (0.6, STRENGTH, 0.8, 0.85, MOTION_STRENGTH, 1.0)
+STRENGTHS = (0.6, STRENGTH, 0.8, 0.85, LARGE_STRENGTH, 1.0)
 TIMES = (2, 8, 15, 30, 45, 60)  # seconds after which a long clip is read
 LAWFUL = "lawful"
 BATCH = 40
@@ -250,7 +250,7 @@ def edits(bench: Bench) -> Iterator[Row]:
             if clip.truth["motion"] in shapes.DIRECTIONS or attribute != "motion"
         ][: bench.clips]  # fmt: skip
         wanted = [with_other(clip, attribute, i) for i, clip in enumerate(truth)]
-        usual = MOTION_STRENGTH if attribute == "motion" else STRENGTH
+        usual = LARGE_STRENGTH if attribute == "motion" else STRENGTH
         for method in ("flow", "noise"):
             for strength in STRENGTHS:
                 few = slice(None if strength == usual else max(1, bench.clips // 3))

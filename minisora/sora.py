@@ -28,13 +28,13 @@ from minisora.pipeline import Pipeline, Settings, put_together
 from minisora.sampling import edited
 from minisora.text import warn_of_unknown
 from minisora.vae import GROUP, to_frames
-from minisora.world.language import altered, is_complete, joined, same_motions
+from minisora.world.language import altered, is_complete, is_small_change, joined
 from minisora.world.loops import closing
 
 Prompt = str | list[str] | None
 WINDOW, CONTEXT = 9, 5  # latents sampled at once in a long clip, and those of them that are known
-# the noise level at which an edit starts: a motion is decided early and needs more
-STRENGTH, MOTION_STRENGTH = 0.7, 0.9
+# the noise level at which an edit starts, if one attribute changes, and if a motion or several do
+STRENGTH, LARGE_STRENGTH = 0.7, 0.9
 
 
 class Sora(Pipeline):
@@ -156,8 +156,8 @@ class Sora(Pipeline):
         **settings: Any,
     ) -> np.ndarray:
         """Changes a clip as the prompt says: a caption, or what is new ("make it blue"). A larger
-        `strength`, up to 1, changes more and keeps less: by default 0.7, and 0.9 if a motion is to
-        change.
+        `strength`, up to 1, changes more and keeps less: by default 0.7, and 0.9 if a motion or
+        more than one attribute is to change.
 
         With the method "flow" it follows the difference of what the prompt and `source_prompt`
         (default: what the captioner says of the clip) ask for (FlowEdit). With "noise" the clip
@@ -176,8 +176,8 @@ class Sora(Pipeline):
         given, _ = self.check_given(plan, prompts, [video])
         sources = [source] * len(prompts)
         if strength is None:
-            same = all(same_motions(source, text) for text in prompts)
-            strength = STRENGTH if same else MOTION_STRENGTH
+            small = all(is_small_change(source, text) for text in prompts)
+            strength = STRENGTH if small else LARGE_STRENGTH
         return self.edit_clips(given[0], prompts, sources, strength, method, made)
 
     def edit_clips(

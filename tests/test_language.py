@@ -447,7 +447,16 @@ def test_what_no_caption_can_join_has_the_first_caption() -> None:
     assert language.joined(bouncing, RED) == bouncing
 
 
-def test_captions_of_the_same_motions_differ_in_other_words_only() -> None:
-    assert language.same_motions(RED, RED.replace("red", "blue"))
-    assert not language.same_motions(RED, RED.replace("right", "up and right"))
-    assert not language.same_motions(RED, THEN)
+@pytest.mark.parametrize(
+    ("other", "small"),
+    [
+        (RED, True),
+        (RED.replace("red", "blue"), True),
+        (RED.replace("red", "blue").replace("black", "pink"), False),
+        (RED.replace("right", "up and right"), False),
+        (THEN, False),
+    ],
+    ids=["none", "color", "color and background", "motion", "event"],
+)
+def test_a_small_change_is_of_one_attribute_but_the_motion(other: str, small: bool) -> None:
+    assert language.is_small_change(RED, other) == small

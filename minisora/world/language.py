@@ -317,8 +317,10 @@ def joined(first: str, second: str) -> str:
     return events.caption(scene) if is_event(scene) else first
 
 
-def same_motions(first: str, second: str) -> bool:
-    """Whether two captions name the same motions in the same order."""
-    longest_first = "|".join(sorted(shapes.MOTIONS, key=len, reverse=True))
-    found = [re.findall(longest_first, plain(caption)) for caption in (first, second)]
-    return found[0] == found[1]
+def is_small_change(first: str, second: str) -> bool:
+    """Whether two captions of one object differ in one attribute at most, and not in the motion."""
+    if any(pairs.parse(caption) or events.parse(caption) for caption in (first, second)):
+        return first == second
+    one, other = shapes.parse(first), shapes.parse(second)
+    changed = [name for name, word in one.items() if other[name] != word]
+    return len(changed) < 2 and "motion" not in changed
