@@ -277,7 +277,8 @@ MODES = {
     "connect": Mode(connect, both_ends, ((0, 1), (3, 4)), share=0.28, least=3, anywhere=True),
     "loop": Mode(loop, both_ends, least=3),
     "edit": Mode(whole, nothing),
-    "inpaint": Mode(whole, around_a_region, share=0.05, anywhere=True),
+    # from the beginning: once a hidden object has turned, its caption no longer says how it moves
+    "inpaint": Mode(whole, around_a_region, share=0.05),
 }
 
 

@@ -377,14 +377,14 @@ def test_every_window_is_latents_of_its_clip_in_a_row(windows: list[dict]) -> No
 
 
 def test_clips_from_text_and_from_an_image_begin_at_frame_0(windows: list[dict]) -> None:
-    chosen = [each for each in windows if each["mode"] in ("text", "animate")]
+    chosen = [each for each in windows if each["mode"] in ("text", "animate", "inpaint")]
     assert len(chosen) > 20
     assert all(torch.equal(each["latents"], each["whole"][:, :3]) for each in chosen)
     assert not any(each["start"] for each in chosen)
 
 
 def test_other_modes_begin_anywhere(windows: list[dict]) -> None:
-    chosen = [each for each in windows if each["mode"] not in ("text", "animate")]
+    chosen = [each for each in windows if each["mode"] not in ("text", "animate", "inpaint")]
     assert {first for each in chosen for first in each["first"]} == set(range(7))
 
 
