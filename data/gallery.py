@@ -86,7 +86,7 @@ def write_modes(sora: Sora) -> None:
             "standing still on a black background", generator=noise()), []),
     }  # fmt: skip
     shown = [bordered(frames[0], given) for frames, given in made.values()]
-    video.write(FOLDER / "modes.gif", video.tile(np.stack(shown), columns=7), fps=8, scale=3)
+    video.write(FOLDER / "modes.gif", video.tile(np.stack(shown), columns=7)[::2], fps=4, scale=3)
     print(START, *made, sep="\n  ")
 
 
