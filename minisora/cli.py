@@ -308,7 +308,7 @@ def mode_command(options: argparse.Namespace) -> None:
         mask = media.read_mask(options.mask, paths[0], size)
     settings = settings_of(options)
     prompt = sora.fill_in(
-        options.prompt, clips, upsample=not options.as_typed, generator=settings["generator"]
+        options.prompt, clips, not options.as_typed, generator=settings_of(options)["generator"]
     )[0]
     if prompt != options.prompt:
         print(f"completed prompt: {prompt}", flush=True)

@@ -13,6 +13,7 @@ from minisora.weights import fingerprint, shipped
 
 Size = tuple[int, int]  # height, width
 MOST_FRAMES = 2000  # of a given clip: four minutes
+MOST_PIXELS = 512  # of a side that a file says it was made at
 
 
 def canvas_size(sora: Sora, path: str, height: int | None, width: int | None) -> Size:
@@ -24,13 +25,20 @@ def canvas_size(sora: Sora, path: str, height: int | None, width: int | None) ->
     if height is not None or width is not None:
         sora.check_sides(8 if height is None else height, 8 if width is None else width)
         high = height or 8 * max(1, round((width or 8) / ratio / 8))
-        return high, width or 8 * max(1, round(high * ratio / 8))
+        wide = width or 8 * max(1, round(high * ratio / 8))
+        sora.check_tokens(1, high, wide)
+        return high, wide
     made = video.about(path)
     high, wide = made.get("height"), made.get("width")
-    if type(high) is int and type(wide) is int and min(high, wide) > 0:
-        return high, wide
+    if is_side(high) and is_side(wide):
+        return int(high or 0), int(wide or 0)
     sizes = [(high, wide) for high, wide in sora.trained_on["sizes"]]
     return min(sizes, key=lambda size: abs(math.log(size[1] / size[0] / ratio)))
+
+
+def is_side(side: Any) -> bool:
+    """Whether a number that a file says can be a side of a canvas."""
+    return type(side) is int and 8 <= side <= MOST_PIXELS and side % 8 == 0
 
 
 def read_clip(path: str, size: Size) -> np.ndarray:
@@ -88,4 +96,6 @@ def told(about: dict[str, Any]) -> str:
     known = [f"{name} {about[name]}" for name in ("mode", "seed") if name in about]
     by = [str(about["software"])] if "software" in about else []
     prompt = f': "{about["prompt"]}"' if about.get("prompt") else ""
-    return f"made by a model ({', '.join([*by, *known])}){prompt}"
+    said = f"made by a model ({', '.join([*by, *known])}){prompt}"
+    # anybody can write a note: nothing in it may act on the terminal
+    return "".join(letter if letter.isprintable() else "?" for letter in said)[:500]

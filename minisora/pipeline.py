@@ -244,13 +244,17 @@ class Pipeline:
         frames, high, wide = (default if number is None else number for number, default in given)
         self.check_sides(high, wide)
         check_counts(1, 10**6, num_frames=frames)
+        self.check_tokens(frames, high, wide)
+        return frames, high, wide
+
+    def check_tokens(self, frames: int, high: int, wide: int) -> None:
+        """Raises InputError if a clip has more tokens than fit into memory."""
         tokens = groups_of(frames) * high * wide // self.vae.space**2 // math.prod(self.dit.patch)
         if tokens > MOST_TOKENS:
             raise InputError(
                 f"{frames} frames of {high} x {wide} are {tokens:,} tokens, "
                 f"the most is {MOST_TOKENS:,}: make the clip shorter or smaller"
             )
-        return frames, high, wide
 
     def check_sides(self, height: int, width: int) -> None:
         """Raises InputError unless both are multiples of 8 (or of what the parts need)."""

@@ -404,11 +404,14 @@ def judge(part: np.ndarray, clip: Clip) -> dict[str, bool]:
 
 
 def keeps_law(motion: str, position: np.ndarray, radius: np.ndarray) -> bool:
-    """Whether a part of a clip, from anywhere, follows a motion: it may turn round at a border.
+    """Whether a part of a clip, from anywhere, follows a kind of motion: no jump, no standstill. It
+    may turn round at a border, so the direction is not asked for, and neither is the border.
     position (T, 2) and radius (T,) in units; false if a frame has no object."""
     if motion == "bouncing":
         return oracle.off_bounce(position) < oracle.MAX_JUMP
     changes = motion in shapes.FIRST_SIZE
+    if motion == "standing still" and np.ptp(position, axis=0).max() >= oracle.MAX_JUMP:
+        return False
     shift = np.ptp(radius) if not changes else np.ptp(position, axis=0).max() / 2
     steps = max(np.abs(np.diff(position, axis=0)).max(), np.abs(np.diff(radius)).max())
     moved = np.ptp(radius if changes else position, axis=0).max()

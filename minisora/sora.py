@@ -170,7 +170,7 @@ class Sora(Pipeline):
         if method not in ("flow", "noise"):
             raise InputError(f'a clip is edited by the method "flow" or "noise", not {method!r}')
         made, plan = Settings(**settings), whole(len(video))
-        source = source_prompt or self.describe([video], made.generator)
+        source = source_prompt or self.describe([video], branch(made.generator))
         texts = [prompt] if isinstance(prompt, str) else list(prompt)
         prompts = self.changed(source, texts)
         given, _ = self.check_given(plan, prompts, [video])
@@ -223,7 +223,7 @@ class Sora(Pipeline):
         (video,) = clips_of(video)
         made, plan = Settings(**settings), whole(len(video))
         mask = check_mask(mask, video.shape[:3])  # (T, H, W)
-        prompts = self.fill_in(prompt, [video], upsample, made.generator)
+        prompts = self.fill_in(prompt, [video], upsample, branch(made.generator))
         given, _ = self.check_given(plan, prompts, [video])
         masks = np.repeat(mask[None], len(prompts), axis=0)
         return self.inpaint_clips(given[0], masks, prompts, made)
@@ -258,7 +258,7 @@ class Sora(Pipeline):
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         check_counts(1, num_frames=num_frames)
         check_counts(1, window - 1, context=context)
-        length = min(num_frames, 1 + GROUP * (window - 1))
+        length = 1 + GROUP * (window - 1)  # all of it is sampled, whatever is asked for
         _, height, width = self.resolve(prompts, length, height, width)
         made = Settings(**settings)
         warn_of_unknown(self.text, [*prompts, made.negative_prompt], stacklevel=2)
@@ -293,7 +293,7 @@ class Sora(Pipeline):
         self, plan: Plan, prompt: Prompt, clips: list[np.ndarray], upsample: bool, made: Settings
     ) -> np.ndarray:
         """Samples what a plan leaves open of given clips (T, H, W, 3), once for each prompt."""
-        prompts = self.fill_in(prompt, clips, upsample, made.generator)
+        prompts = self.fill_in(prompt, clips, upsample, branch(made.generator))
         given, size = self.check_given(plan, prompts, clips)
         return self.sample(plan, prompts, given, size, made, stacklevel=5)
 
@@ -339,7 +339,7 @@ class Sora(Pipeline):
         return [np.repeat(clip[None], len(prompts), axis=0) for clip in clips], (height, width)
 
     def tokens_of(self, mask: np.ndarray) -> Tensor:
-        """The tokens that a mask (T, H, W) touches, and those beside them: (N,) bool."""
+        """The tokens that a mask (T, H, W) touches: (N,) bool."""
         rest = -(len(mask) - 1) % GROUP
         frames = np.concatenate([mask, *[mask[-1:]] * rest])  # (1 + 4k, H, W)
         later = frames[1:].reshape(-1, GROUP, *mask.shape[1:]).any(1)  # (k, H, W)
@@ -348,6 +348,13 @@ class Sora(Pipeline):
         sides = [self.vae.space * side for side in self.dit.patch[1:]]
         touched = F.max_pool2d(touched, sides)  # (t, 1, H / 8, W / 8)
         return touched.flatten().bool().to(self.device)
+
+
+def branch(generator: torch.Generator | None) -> torch.Generator | None:
+    """A generator for words, so that the noise of a clip does not depend on who wrote its prompt."""
+    if generator is None:
+        return None
+    return torch.Generator().manual_seed(generator.initial_seed())
 
 
 def clips_of(*videos: np.ndarray) -> list[np.ndarray]:

@@ -460,3 +460,18 @@ def test_what_no_caption_can_join_has_the_first_caption() -> None:
 )
 def test_a_small_change_is_of_one_attribute_but_the_motion(other: str, small: bool) -> None:
     assert language.is_small_change(RED, other) == small
+
+
+def test_a_new_event_replaces_the_old_one() -> None:
+    said = language.altered(THEN, "turning into a blue square")
+    assert said == TURNING
+
+
+def test_an_event_that_cannot_happen_is_refused() -> None:
+    with pytest.raises(InputError, match="no caption says 'turning into a red star'"):
+        language.altered(RED, "turning into a red star")
+
+
+@pytest.mark.parametrize("second", [TWO, THEN])
+def test_clips_of_other_worlds_are_joined_under_the_first_caption(second: str) -> None:
+    assert language.joined(RED, second) == RED

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minisora import Sora, media, video, world
+from minisora import InputError, Sora, media, video, world
 from minisora.canvas import MODES
 from minisora.cli import MODE_COMMANDS, main
 
@@ -308,3 +308,22 @@ def test_impossible_sides_are_refused(
 ) -> None:
     said = refused(capsys, "extend", clip, STAR, *option, "--weights", untrained)
     assert f"must be a multiple of 8, got {option[1]}" in said
+
+
+@pytest.mark.parametrize("side", [10**8, 33, -8, "32", True])
+def test_a_size_that_a_stranger_wrote_into_a_file_is_not_believed(
+    tiny_sora: Sora, tmp_path: Path, side: object
+) -> None:
+    about = {"height": side, "width": side}
+    path = video.write(tmp_path / "a.png", np.zeros((1, 32, 32, 3), np.uint8), about=about)
+    assert media.canvas_size(tiny_sora, str(path), None, None) == (32, 32)
+
+
+def test_sides_that_fill_the_memory_are_refused(tiny_sora: Sora, clip: str) -> None:
+    with pytest.raises(InputError, match="the most is 16,384"):
+        media.canvas_size(tiny_sora, clip, 8_000_000, None)
+
+
+def test_a_note_does_not_act_on_the_terminal() -> None:
+    note = {"digitalSourceType": "trainedAlgorithmicMedia", "prompt": "a\x1b[2Jb\ud800c\nd"}
+    assert media.told(note) == 'made by a model (): "a?[2Jb?c?d"'

@@ -236,3 +236,15 @@ def test_a_part_of_a_caption_changes_what_the_captioner_says(tiny_sora: Sora) ->
 
 def test_prompts_are_as_typed_if_not_said(tiny_sora: Sora) -> None:
     assert tiny_sora.fill_in("blue", [frames()]) == ["blue"]
+
+
+@pytest.mark.filterwarnings("ignore:not trained on")
+def test_who_writes_the_prompt_does_not_change_the_clip(tiny_sora: Sora) -> None:
+    (caption,) = tiny_sora.fill_in(None, [frames(1)], generator=noise(3))
+    written = tiny_sora.animate(frames(1)[0], generator=noise(3))
+    assert np.array_equal(written, tiny_sora.animate(frames(1)[0], caption, generator=noise(3)))
+
+
+def test_a_window_that_is_too_large_is_refused(tiny_sora: Sora) -> None:
+    with pytest.raises(InputError, match="the most is 16,384"):
+        next(tiny_sora.stream(PROMPT, 5, 512, 512))

@@ -291,10 +291,17 @@ def altered(caption: str, request: str) -> str:
             "background"
         )
     second = dict.fromkeys(("second_motion", "second_shape", "second_color"))
+    if named.get("event"):  # what happened before no longer does
+        told |= second
     new = second | told | {name: word for name, word in named.items() if word}
     if not new.get("size"):  # what grows or shrinks has none
         new["size"] = shapes.FIRST_SIZE.get(told["motion"] or "", "small")
-    if new.get("event") and is_event(new):
+    if new.get("event"):
+        if not is_event(new):
+            raise InputError(
+                f"no caption says {request!r} of {caption!r}: an object turns into one of another "
+                "shape and color, or moves on in another way"
+            )
         return events.caption(new)
     named = {name: word or "" for name, word in new.items()}
     return shapes.caption(shapes.visible(named, num_frames=2))
@@ -304,7 +311,8 @@ def joined(first: str, second: str) -> str:
     """The caption of a clip that begins as `first` and ends as `second`, captions of one object: it
     turns into another, or moves on in another way. If no caption says that, it is the first."""
     start, end = shapes.parse(first), shapes.parse(second)
-    if pairs.parse(first) or events.parse(first) or start == end:
+    scenes = [read(text) for text in (first, second) for read in (pairs.parse, events.parse)]
+    if any(scenes) or start == end:
         return first
     event = (
         "turning into"

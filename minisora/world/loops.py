@@ -15,10 +15,11 @@ def closing_length(frames: np.ndarray) -> int | None:
     to the largest size and back.
 
     It is T plus a multiple of 4, the shortest at which the speed needs to differ by at most 15%, and
-    that of a bounce not at all; None if there is none up to 80 frames, or no object.
+    that of a bounce not at all. None if there is none up to 80 frames, for an image, or unless one
+    clean object explains the clip.
     """
     read = oracle.describe(frames)
-    if not np.isfinite(read["position"]).all():
+    if len(frames) < 2 or not read["clean"]:
         return None
     lengths = range(len(frames) + STEP, LONGEST + 1, STEP)
     return next((n for n in lengths if closes(read, frames.shape[1:3], len(frames), n)), None)
