@@ -410,8 +410,6 @@ def keeps_law(motion: str, position: np.ndarray, radius: np.ndarray) -> bool:
     if motion == "bouncing":
         return oracle.off_bounce(position) < oracle.MAX_JUMP
     changes = motion in shapes.FIRST_SIZE
-    if motion == "standing still" and np.ptp(position, axis=0).max() >= oracle.MAX_JUMP:
-        return False
     shift = np.ptp(radius) if not changes else np.ptp(position, axis=0).max() / 2
     steps = max(np.abs(np.diff(position, axis=0)).max(), np.abs(np.diff(radius)).max())
     moved = np.ptp(radius if changes else position, axis=0).max()
