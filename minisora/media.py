@@ -74,7 +74,7 @@ def read_mask(path: str, clip: str, size: Size) -> np.ndarray:
 
 
 def provenance(sora: Sora, mode: str, prompt: str, seed: int, **more: Any) -> dict[str, Any]:
-    """What is written into a file: that a model made it, and how to make it again."""
+    """What is written into a file: that a model made it, which one, and from which words and seed."""
     folder = sora.folder or shipped()
     return {
         "note": "made by a model",

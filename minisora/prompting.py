@@ -445,7 +445,7 @@ def right_rows(
     new: slice | None = None,
 ) -> Iterator[Row]:
     """How often each attribute is right, "clean" and "all". With `new`, the frames that are not
-    given, these have to follow the law of the motion: a clip that stops is not right."""
+    given, these have to follow the law of the motion: a clip that stands still is not right."""
     world = world or get("shapes")
     agreed = [
         world.agree(clip.truth, world.describe(made))
