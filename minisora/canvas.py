@@ -269,8 +269,8 @@ def from_image(given: int, frames: int) -> Plan:
 
 MODES = {
     "text": Mode(from_text, nothing),
-    "animate": Mode(from_image, first_latent, ((0, 0),), share=0.25, least=2),
-    "extend": Mode(extend, a_beginning, ((0, 2),), share=0.22, least=2, anywhere=True),
+    "animate": Mode(from_image, first_latent, ((0, 0),), share=0.24, least=2),
+    "extend": Mode(extend, a_beginning, ((0, 2),), share=0.20, least=2, anywhere=True),
     "extend backward": Mode(
         extend_backward, an_end, ((2, 4),), share=0.20, least=2, anywhere=True
     ),
@@ -278,7 +278,7 @@ MODES = {
     "loop": Mode(loop, both_ends, least=3),
     "edit": Mode(whole, nothing),
     # from the beginning: once a hidden object has turned, its caption no longer says how it moves
-    "inpaint": Mode(whole, around_a_region, share=0.05),
+    "inpaint": Mode(whole, around_a_region, share=0.08),
 }
 
 

@@ -1,7 +1,10 @@
-"""For the notebooks: `same` proves, `check` marks exercises, `show` and `strip` display clips."""
+"""For the notebooks: `same` proves, `check` marks exercises, `show` and `strip` display clips,
+`step_through` puts a slider below pictures."""
 
 import io
+import runpy
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -72,13 +75,36 @@ def show(
 
 
 def strip(
-    clips: Tensor | np.ndarray, captions: Sequence[str] = (), every: int = 2, scale: int = 2
+    clips: Tensor | np.ndarray, captions: Sequence[str] = (), every: int = 2, scale: int = 4
 ) -> Picture:
     """Clips as film strips from left to right, one below the other: every `every`-th frame."""
     frames = as_frames(clips)[:, ::every]
     count, length, height, width = frames.shape[:4]
     strips = frames.transpose(0, 2, 1, 3, 4).reshape(count, 1, height, length * width, 3)
     return show(strips, captions, columns=1, scale=scale)
+
+
+def step_through(pictures: Mapping[Any, Any], label: str, start: int = 0) -> Any:
+    """A slider that shows one of several pictures (of `show` or figures of matplotlib), each under
+    its value of the knob `label`. Where there is no kernel (on GitHub) it does not move: show a
+    static picture as well."""
+    import ipywidgets  # comes with the course's extra
+
+    images = [png_of(picture) for picture in pictures.values()]
+    screen = ipywidgets.Image(value=images[start], format="png")
+    options = [(str(value), number) for number, value in enumerate(pictures)]
+    slider = ipywidgets.SelectionSlider(options=options, value=start, description=label)
+    slider.observe(lambda change: setattr(screen, "value", images[change["new"]]), "value")
+    return ipywidgets.VBox([slider, screen])
+
+
+def png_of(picture: Any) -> bytes:
+    """A picture or a figure of matplotlib as a PNG."""
+    if isinstance(picture, Picture):
+        return picture.png
+    file = io.BytesIO()
+    picture.savefig(file, format="png", bbox_inches="tight")
+    return file.getvalue()
 
 
 def as_frames(clips: Tensor | np.ndarray) -> np.ndarray:
@@ -102,7 +128,7 @@ def same(mine: Any, theirs: Any, *inputs: Any, tolerance: float = 1e-5) -> None:
     Raises AssertionError with the difference if not."""
     name = getattr(theirs, "__name__", type(theirs).__name__) if inputs else "values"
     left, right = (called(f, inputs) if inputs else f for f in (mine, theirs))
-    wrong = difference(left, right, tolerance)
+    wrong = difference(left, right, tolerance, tell=True)
     assert wrong is None, f"not the same as minisora's {name}: {wrong}"
     print(f"✓ the same as minisora's {name}")
 
@@ -114,7 +140,8 @@ def check(
     mistakes: Mapping[str, Any] | None = None,
     tolerance: float = 1e-4,
 ) -> bool:
-    """Checks an exercise: `mine` and `right`, called on every case or, without cases, as values.
+    """Checks an exercise: `mine` and `right`, called on every case or, without cases, as values. It
+    says how an answer is wrong ("too large"), never what is right.
 
     `mistakes` maps a sentence to the answer of somebody who made that mistake.
     """
@@ -149,13 +176,13 @@ def called(f: Callable, case: tuple) -> Any:
     return list(result) if hasattr(result, "__next__") else result  # a generator is run to its end
 
 
-def difference(mine: Any, right: Any, tolerance: float) -> str | None:
-    """One sentence on how two answers differ, None if they don't."""
+def difference(mine: Any, right: Any, tolerance: float, tell: bool = False) -> str | None:
+    """One sentence on how two answers differ, None if they don't; the right one is told on demand."""
     if isinstance(right, list | tuple):
         if not isinstance(mine, list | tuple | Tensor | np.ndarray) or len(mine) != len(right):
             got = len(mine) if hasattr(mine, "__len__") else f"one {type(mine).__name__}"
             return f"expected {len(right)} things, got {got}"
-        each = (difference(m, r, tolerance) for m, r in zip(mine, right, strict=True))
+        each = (difference(m, r, tolerance, tell) for m, r in zip(mine, right, strict=True))
         return next((wrong for wrong in each if wrong), None)
     if isinstance(right, set | frozenset) and isinstance(mine, set | frozenset | list | tuple):
         hits, wrong = len(right & set(mine)), len(set(mine) - right)
@@ -163,23 +190,41 @@ def difference(mine: Any, right: Any, tolerance: float) -> str | None:
             return f"{hits} of {len(right)} are found, {wrong} do not belong"
         return None
     if isinstance(right, str | bool | set | frozenset | dict):
-        return None if mine == right else f"expected {right!r}, got {mine!r}"
+        if mine == right:
+            return None
+        return f"expected {right!r}, got {mine!r}" if tell else f"it is not {mine!r}"
     try:
         a, b = (torch.as_tensor(x).detach().to("cpu", torch.float64) for x in (mine, right))
     except (TypeError, ValueError, RuntimeError):
-        return f"expected {kind(right)}, got {kind(mine)}"
+        return f"expected {kind(right, tell)}, got {kind(mine)}"
     if a.shape != b.shape:
         return f"expected the shape {tuple(b.shape)}, got {tuple(a.shape)}"
     gap = (a - b).abs()
     if not gap.numel() or bool((gap <= tolerance * b.abs().clamp(min=1)).all()):
         return None
     at = int(gap.nan_to_num(float("inf")).argmax())
+    got, expected = a.flatten()[at], b.flatten()[at]
     where = f" at {tuple(int(i) for i in np.unravel_index(at, b.shape))}" if b.ndim else ""
-    return f"expected {b.flatten()[at]:.5g}{where}, got {a.flatten()[at]:.5g}"
+    if tell:
+        return f"expected {expected:.5g}{where}, got {got:.5g}"
+    side = "too large" if got > expected else "too small" if got < expected else "no number"
+    return f"{got:.5g}{where} is {side}"
 
 
-def kind(x: Any) -> str:
+def kind(x: Any, tell: bool = True) -> str:
     """What something is, in a few words."""
     if isinstance(x, Tensor | np.ndarray):
         return f"numbers of shape {tuple(x.shape)}"
-    return f"a number, {x}" if isinstance(x, int | float) else f"{type(x).__name__} {x!r:.60}"
+    if isinstance(x, int | float):
+        return f"a number, {x}" if tell else "a number"
+    return f"{type(x).__name__} {x!r:.60}" if tell else type(x).__name__
+
+
+def solved(notebook: int, name: str) -> Any:
+    """What solutions/NN.py defines under a name: the answer that an exercise is checked against, out
+    of sight. Raises FileNotFoundError away from the course's notebooks."""
+    for folder in (Path("solutions"), Path("..", "notebooks", "solutions")):
+        file = folder / f"{notebook:02d}.py"
+        if file.exists():
+            return runpy.run_path(str(file))[name]
+    raise FileNotFoundError(f"no solutions/{notebook:02d}.py beside this notebook")
