@@ -203,12 +203,12 @@ def difference(mine: Any, right: Any, tolerance: float, tell: bool = False) -> s
     if not gap.numel() or bool((gap <= tolerance * b.abs().clamp(min=1)).all()):
         return None
     at = int(gap.nan_to_num(float("inf")).argmax())
-    got, expected = a.flatten()[at], b.flatten()[at]
+    ours, theirs = a.flatten()[at], b.flatten()[at]
     where = f" at {tuple(int(i) for i in np.unravel_index(at, b.shape))}" if b.ndim else ""
     if tell:
-        return f"expected {expected:.5g}{where}, got {got:.5g}"
-    side = "too large" if got > expected else "too small" if got < expected else "no number"
-    return f"{got:.5g}{where} is {side}"
+        return f"expected {theirs:.5g}{where}, got {ours:.5g}"
+    side = "too large" if ours > theirs else "too small" if ours < theirs else "no number"
+    return f"{ours:.5g}{where} is {side}"
 
 
 def kind(x: Any, tell: bool = True) -> str:
