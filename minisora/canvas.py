@@ -136,14 +136,7 @@ def extend_backward(given: int, frames: int) -> Plan:
 def connect(first: int, second: int, frames: int) -> Plan:
     """New frames join two clips of `first` and `second` frames into one of `frames`. The last
     1 + 4m frames of one and the first 4m of the other stand at the ends of the canvas."""
-    check_longer(first + second, frames)
-    gap = frames - first - second
-    if gap % GROUP:
-        near = first + second + GROUP * max(1, round(gap / GROUP))
-        raise InputError(
-            f"clips are joined by a multiple of {GROUP} frames, {frames} would leave {gap}: "
-            f"the nearest is {near} frames in all"
-        )
+    gap = check_gap(first + second, frames)
     before = 1 + GROUP * min((first - 1) // GROUP, MOST_CONTEXT)
     after = GROUP * min(max(1, second // GROUP), MOST_CONTEXT)
     known = ((0, Span(0, first - before, first)), (before + gap, Span(1, 0, after)))
@@ -155,7 +148,7 @@ def loop(given: int, frames: int) -> Plan:
     """New frames lead from the end of a clip of `given` frames back to its beginning: a clip of
     `frames` that can be repeated without a seam. It is connected with itself, and the second copy
     is left out."""
-    check_longer(given, frames)
+    check_gap(given, frames)
     joined = connect(given, given, frames + given)
     return replace(
         joined,
@@ -179,6 +172,19 @@ def check_longer(given: int, frames: int) -> None:
         raise InputError(
             f"{given} frames are given, so num_frames must be {given + 1} or more, got {frames}"
         )
+
+
+def check_gap(given: int, frames: int) -> int:
+    """The frames between two given ends. Raises InputError unless they are whole groups."""
+    check_longer(given, frames)
+    gap = frames - given
+    if gap % GROUP:
+        near = given + GROUP * max(1, round(gap / GROUP))
+        raise InputError(
+            f"between two ends new frames come in multiples of {GROUP}, and {frames} in all "
+            f"would need {gap}: the nearest is {near} in all"
+        )
+    return gap
 
 
 # What is known in training

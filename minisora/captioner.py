@@ -262,7 +262,7 @@ class Captioner(nn.Module):
     @torch.inference_mode()
     def text_features(self, texts: list[str]) -> Tensor:
         """Unit vectors of texts, (B, width). Warns of unknown words and leaves them out."""
-        warn_of_unknown(self, texts, stacklevel=4)  # inference_mode adds a frame
+        warn_of_unknown(self, texts)
         ids = self.tokenize(texts)  # (B, L + 1)
         return self.embed_texts(self.encode_words(ids), ids)
 

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 recaption_command(arguments[1:])
             else:
                 options = parse(arguments)
+                signal.signal(signal.SIGTERM, terminated)  # `fit` has its own way to end
                 options.run(options)
             sys.stdout.flush()  # a closed pipe shows here
     except InputError as error:
@@ -57,6 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         say("error", "interrupted")
         sys.exit(130)
+
+
+def terminated(number: int, frame: Any) -> None:
+    """Ends a command so that no half-written file is left."""
+    raise Interrupted("terminated", 128 + number)
 
 
 def say(kind: str, message: object) -> None:
@@ -121,6 +128,10 @@ def positive(text: str) -> int:
     return number(text, 1, 10**6, "a million")
 
 
+def seconds(text: str) -> int:
+    return number(text, 1, 3600, "3600, an hour")
+
+
 def seed(text: str) -> int:
     return number(text, 0, 2**63 - 1, "2^63 - 1")
 
@@ -159,7 +170,7 @@ def sample_options(command: argparse.ArgumentParser) -> None:
     add("prompt", help='e.g. "red circle" or "a red circle moving up above a blue star on navy"')
     length = command.add_mutually_exclusive_group().add_argument
     length("--num-frames", type=int, help="8 a second; 1 is an image (default: the weights' own)")
-    length("--seconds", type=positive, help="instead of frames: 60 are 481")
+    length("--seconds", type=seconds, help="instead of frames: 60 are 481")
     add("--from", dest="image", metavar="CLIP", help="begin with the last frame of this clip")
     sampling_options(command)
     command.set_defaults(run=sample_command, mode="animate")
@@ -181,10 +192,11 @@ def sample_command(options: argparse.Namespace) -> None:
     prompt = options.prompt
     if not options.as_typed:
         prompt = completed(sora, prompt, options.seed, image=shown == 1)
+    minisora.video.check_room(out, frames or shown, height, width, options.scale)
     world, known = world_of_prompt(prompt), sora.trained_on["worlds"]
     if world.name not in known:
         message = f"trained on {', '.join(known)}, the prompt is about {world.name}"
-        warnings.warn(f"these weights were {message}", stacklevel=2)
+        warnings.warn(f"these weights were {message}", stacklevel=1)
     settings = settings_of(options)
     if frames is not None and is_long:
         parts = sora.stream(prompt, frames, height, width, **settings)
@@ -279,12 +291,8 @@ def mode_options(command: argparse.ArgumentParser, mode: str) -> None:
         ways = ("forward", "backward")
         add("--direction", choices=ways, default="forward", help="where frames are added")
     if "strength" in own:
-        add(
-            "--strength",
-            type=float,
-            default=None,
-            help="0 changes nothing, 1 the most (default: 0.7, for larger changes 0.9)",
-        )
+        help_text = "0 changes nothing, 1 the most (default: 0.7, for larger changes 0.9)"
+        add("--strength", type=float, help=help_text)
         ways = ("flow", "noise")
         add("--method", choices=ways, default="flow", help="FlowEdit or SDEdit (default: flow)")
     if "mask" in own:
@@ -296,29 +304,56 @@ def mode_options(command: argparse.ArgumentParser, mode: str) -> None:
 def mode_command(options: argparse.Namespace) -> None:
     out = minisora.video.check_output(options.out)
     from minisora import media
+    from minisora.pipeline import Settings
 
     sora, mode = minisora.Sora.from_pretrained(options.weights), options.mode
     _, names, _, own = MODE_COMMANDS[mode]
     paths = [getattr(options, name) for name in names]
     size = media.canvas_size(sora, paths[0], options.height, options.width)
+    minisora.video.check_room(out, options_frames(options), *size, options.scale)
+    settings = settings_of(options)
+    Settings(**settings)  # raises InputError before anything is read
     clips = [media.read_clip(path, size) for path in paths]
     if mode == "animate":
         clips = [clips[0][-1:]]
-    if mode == "inpaint":
-        mask = media.read_mask(options.mask, paths[0], size)
-    settings = settings_of(options)
-    prompt = sora.fill_in(
-        options.prompt, clips, not options.as_typed, generator=settings_of(options)["generator"]
-    )[0]
-    if prompt != options.prompt:
-        print(f"completed prompt: {prompt}", flush=True)
-    more = {name: getattr(options, name) for name in own if name != "mask"}
-    more = {name: value for name, value in more.items() if value is not None}
     given = [clips[0][0]] if mode == "animate" else clips
     if mode == "inpaint":
-        given.append(mask)
+        given = [*given, media.read_mask(options.mask, paths[0], size)]
+        paths += [options.mask]
+    more = {name: getattr(options, name) for name in own if name != "mask"}
+    more = {name: value for name, value in more.items() if value is not None}
+    words = settings_of(options)["generator"]
+    if mode == "edit":
+        prompt, more = edit_prompt(sora, clips[0], options, words, more)
+    else:
+        moves = not (mode == "inpaint" and len(clips[0]) == 1)
+        (prompt,) = sora.fill_in(options.prompt, clips, not options.as_typed, words, moves)
+    if prompt != options.prompt:
+        print(f"completed prompt: {prompt}", flush=True)
     clip = getattr(sora, mode)(*given, prompt, **more, **settings)[0]
-    write_clip(sora, mode, prompt, out, options, clip, **more)
+    more.pop("upsample", None)
+    files = media.given_files(paths)
+    write_clip(sora, mode, prompt, out, options, clip, given=files, **more)
+
+
+def options_frames(options: argparse.Namespace) -> int:
+    """The frames that are asked for, as far as that is said."""
+    return getattr(options, "num_frames", None) or 1
+
+
+def edit_prompt(
+    sora: "minisora.Sora", clip: np.ndarray, options: argparse.Namespace, words: Any, more: dict
+) -> tuple[str, dict[str, Any]]:
+    """What an edit is to show, and its other arguments: what the clip shows now, and how strong the
+    edit is. Raises InputError if nothing would change."""
+    from minisora.sora import default_strength
+
+    source = sora.describe([clip], words, moves=len(clip) > 1)
+    prompt = options.prompt if options.as_typed else sora.changed(source, [options.prompt])[0]
+    if prompt == source:
+        raise InputError(f"{options.prompt!r} changes nothing: the clip shows {source!r} already")
+    strength = default_strength(source, prompt)
+    return prompt, {"strength": strength, "source_prompt": source, "upsample": False} | more
 
 
 def completed(sora: "minisora.Sora", prompt: str, seed: int, image: bool) -> str:
@@ -332,7 +367,7 @@ def completed(sora: "minisora.Sora", prompt: str, seed: int, image: bool) -> str
     try:
         (full,) = sora.upsampler.complete([prompt], generator, image)
     except InputError as error:
-        warnings.warn(f"{error} (sampled as typed)", stacklevel=2)
+        warnings.warn(f"{error} (sampled as typed)", stacklevel=1)
         return prompt
     if full != prompt:
         print(f"completed prompt: {full}", flush=True)
@@ -389,7 +424,7 @@ def caption_command(options: argparse.Namespace) -> None:
             clip = minisora.video.sample(path, captioner.frames, captioner.size)
             (text,) = captioner(clip[None], options.temperature, generator, sampled=True)
             print(f"{path}: {text}")
-            if made := media.told(minisora.video.about(path)):
+            if made := media.summary(minisora.video.about(path)):
                 print(f"{' ' * len(path)}  {made}")
         except InputError as error:
             say("error", error)

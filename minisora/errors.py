@@ -1,5 +1,6 @@
 """InputError, the exception for mistakes that the user can fix, and checks that raise it."""
 
+import sys
 from typing import Any
 
 
@@ -62,3 +63,15 @@ def check_frames(frames: Any, shape: str, side: int = 1) -> None:
         least = f" of at least {side} x {side} pixels" if side > 1 else ""
         got = f"{frames.dtype} {tuple(frames.shape)}"
         raise InputError(f"frames must be uint8 {shape}{least}, got {got}")
+
+
+def outside() -> int:
+    """The `stacklevel` for `warnings.warn` that points at the user's line: the first one that is
+    neither ours nor PyTorch's."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in (
+        "minisora",
+        "torch",
+    ):
+        frame, level = frame.f_back, level + 1
+    return level

@@ -1,6 +1,8 @@
 """Files as prompts: what a user has is fitted to a canvas, and what is made says how it was made."""
 
+import hashlib
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,12 +55,7 @@ def read_clip(path: str, size: Size) -> np.ndarray:
         print(
             f"{path}: {high} x {wide} is fitted to {size[0]} x {size[1]}, with {border} of border"
         )
-    clip = video.read(path, video.FPS, size)
-    if len(clip) > MOST_FRAMES:
-        raise InputError(
-            f"{path} has {len(clip)} frames at {video.FPS} a second, the most is {MOST_FRAMES}: cut it"
-        )
-    return clip
+    return video.read(path, video.FPS, size, most=MOST_FRAMES)
 
 
 def read_mask(path: str, clip: str, size: Size) -> np.ndarray:
@@ -69,7 +66,8 @@ def read_mask(path: str, clip: str, size: Size) -> np.ndarray:
         raise InputError(
             f"the mask is {h} x {w}, the clip {high} x {wide}: it must have its ratio"
         )
-    frames = video.read(path, video.FPS, size).mean(-1) > 127  # (T, H, W)
+    black = np.zeros(3, dtype=np.uint8)  # a border is no part of the region
+    frames = video.read(path, video.FPS, size, black, MOST_FRAMES).mean(-1) > 127  # (T, H, W)
     return frames[0] if len(frames) == 1 else frames
 
 
@@ -89,7 +87,17 @@ def provenance(sora: Sora, mode: str, prompt: str, seed: int, **more: Any) -> di
     }
 
 
-def told(about: dict[str, Any]) -> str:
+def given_files(paths: list[str]) -> list[dict[str, str]]:
+    """The names of files that a clip was made from, and the first digits of their SHA-256."""
+    return [{"name": Path(path).name, "sha256": digest(path)[:16]} for path in paths]
+
+
+def digest(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def summary(about: dict[str, Any]) -> str:
     """A file's provenance in one line; empty if it has none."""
     if about.get("digitalSourceType") != "trainedAlgorithmicMedia":
         return ""

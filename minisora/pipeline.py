@@ -19,7 +19,7 @@ from minisora.canvas import CANVAS, Canvas, Plan, groups_of
 from minisora.captioner import Captioner
 from minisora.device import autocast, best_device
 from minisora.dit import DiT
-from minisora.errors import InputError, check_counts, check_numbers
+from minisora.errors import InputError, check_counts, check_numbers, outside
 from minisora.flow import shift_for
 from minisora.patches import grid_of, tokenize, unpatchify
 from minisora.sampling import SAMPLERS, Velocity, guided, held, noise_levels
@@ -121,16 +121,12 @@ class Pipeline:
         given: list[np.ndarray],
         size: tuple[int, int],
         settings: "Settings",
-        stacklevel: int = 4,
     ) -> np.ndarray:
         """Samples a plan for each prompt: uint8 (B, T, H, W, 3). given: clips of one length and
-        size, a batch (B, T, H, W, 3) for each source of the plan. `stacklevel` is that of
-        `warnings.warn`: the line that a warning points at.
+        size, a batch (B, T, H, W, 3) for each source of the plan.
 
         Three steps: known frames become tokens, the rest is sampled, all tokens become frames.
         """
-        warn_of_unknown(self.text, [*prompts, settings.negative_prompt], stacklevel)
-        self.warn_of_untrained(plan, size, stacklevel)
         with torch.inference_mode(), autocast(self.device):
             canvas = self.prepare(plan, given, len(prompts), size)
             canvas = self.solve(canvas, prompts, settings)
@@ -177,7 +173,6 @@ class Pipeline:
     def velocity(self, canvas: Canvas, prompts: list[str], settings: "Settings") -> Velocity:
         """The velocity that the prompts ask for, guided, of the canvas's unknown tokens."""
         scale = self.default("guidance_scale", settings.guidance_scale)
-        check_numbers(-100, 100, guidance_scale=scale)
         text = self.text(prompts)  # (B, L, text width)
         null = self.text([settings.negative_prompt] * len(prompts))  # (B, L, text width)
         velocity = guided(
@@ -192,7 +187,6 @@ class Pipeline:
     def levels(self, canvas: Canvas, settings: "Settings", start: float = 1.0) -> Tensor:
         """Noise levels from `start` to 0: (steps + 1,)."""
         steps = self.default("num_inference_steps", settings.num_inference_steps)
-        check_counts(1, 10_000, num_inference_steps=steps)
         shift = self.defaults["shift"]
         if base := self.defaults.get("base_tokens"):
             shift *= shift_for(canvas.tokens.shape[1], base)
@@ -266,27 +260,38 @@ class Pipeline:
                     f"{name} must be a multiple of {multiple}, got {side}: the nearest is {near}"
                 )
 
-    def warn_of_untrained(self, plan: Plan, size: tuple[int, int], stacklevel: int) -> None:
-        """Warns of a size or a length that was not trained on. The length is the canvas's: given
-        frames that do not stand on it do not count."""
+    def warn(
+        self, plan: Plan, prompts: list[str], size: tuple[int, int], settings: "Settings"
+    ) -> None:
+        """Warns of words that the model does not know, of a size that was not trained on, and of a
+        length outside of those trained on (between them quality is between theirs, measured). The
+        length is the canvas's: given frames that do not stand on it do not count."""
+        warn_of_unknown(self.text, [*prompts, settings.negative_prompt])
         (height, width), total = size, sum(map(len, plan.result))
-        groups = {groups_of(number) for number in self.trained_on["durations"]}
+        groups = [groups_of(number) for number in self.trained_on["durations"]]
         new = [f"{height} x {width}"] if [height, width] not in self.trained_on["sizes"] else []
-        new += [f"{min(total, plan.length)} frames"] if plan.groups not in groups else []
+        if not min(groups) <= plan.groups <= max(groups):
+            new += [f"{min(total, plan.length)} frames"]
         if new:
-            warnings.warn(
-                f"not trained on {' or '.join(new)}: it may look worse", stacklevel=stacklevel
-            )
+            message = f"not trained on {' or '.join(new)}: it may look worse"
+            warnings.warn(message, stacklevel=outside())
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a clip is sampled; None stands for the model's default."""
+    """How a clip is sampled; None stands for the model's default. Raises InputError for impossible
+    numbers."""
 
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     negative_prompt: str = ""
     generator: torch.Generator | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_inference_steps is not None:
+            check_counts(1, 10_000, num_inference_steps=self.num_inference_steps)
+        if self.guidance_scale is not None:
+            check_numbers(-100, 100, guidance_scale=self.guidance_scale)
 
 
 def put_together(plan: Plan, sampled: np.ndarray, given: list[np.ndarray]) -> np.ndarray:
@@ -310,6 +315,7 @@ def wrong_entries(trained_on: Any, defaults: Any) -> list[str]:
 
     good = {
         "worlds": are("worlds", lambda world: isinstance(world, str)),
+        "modes": are("modes", lambda mode: isinstance(mode, str)),
         "sizes": are("sizes", is_size),
         "durations": are("durations", is_length),
         "num_inference_steps": is_number("num_inference_steps", 1, 10_000, (int,)),

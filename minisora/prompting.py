@@ -6,31 +6,35 @@ Each mode is measured on clips of held-out pairs beside simple ways to do the sa
 them a setting: the strength of an edit, the number of given frames, the second of a long clip.
 """
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from minisora.canvas import Plan, connect, extend, extend_backward, from_text, loop
+from minisora.canvas import Plan, connect, extend, extend_backward, from_text
 from minisora.canvas import animate as animate_plan
 from minisora.evaluate import PROMPT_SEED
 from minisora.metrics import Row, proportion
 from minisora.pipeline import Settings
 from minisora.sora import LARGE_STRENGTH, STRENGTH, Sora
 from minisora.vae import to_frames, to_pixels
-from minisora.world import Clip, World, get, oracle, pairs, shapes
-from minisora.world.loops import closing_length
+from minisora.world import Clip, get, law, oracle, pairs, shapes
+from minisora.world.loops import LONGEST, closing
 
 FAR = 1.5  # units; the shorter side of a picture has 32
 KEPT = 2.0  # units: an edit keeps a path if it is so near, root mean square
 SEAM = 1.5  # the step from a loop's end to its beginning, in median steps
 STRENGTHS = (0.6, STRENGTH, 0.8, 0.85, LARGE_STRENGTH, 1.0)
 TIMES = (2, 8, 15, 30, 45, 60)  # seconds after which a long clip is read
+LONG_CLIPS = 64
 LAWFUL = "lawful"
+TURNS = "turning into"
 BATCH = 40
 Frames = np.ndarray  # uint8 (B, T, H, W, 3)
 
@@ -45,11 +49,19 @@ class Bench:
     bar: tqdm
 
     def true_clips(
-        self, world: str = "shapes", frames: int = 17, count: int = 0, split: str = "held_out"
+        self,
+        world: str = "shapes",
+        frames: int = 17,
+        split: str = "held_out",
+        where: Callable[[Clip], bool] | None = None,
     ) -> list[Clip]:
+        """The first clips that `where` accepts (default: all), as many as are measured."""
         size = (frames, *self.sora.default_shape[1:])
-        numbers = range(count or self.clips)
-        return [get(world).clip(PROMPT_SEED + self.seed, i, *size, split) for i in numbers]
+        drawn = (
+            get(world).clip(PROMPT_SEED + self.seed, number, *size, split)
+            for number in itertools.count()
+        )
+        return list(itertools.islice(filter(where or any_clip, drawn), self.clips))
 
     def settings(self) -> Settings:
         return Settings(generator=torch.Generator().manual_seed(self.seed))
@@ -94,148 +106,139 @@ def score_prompting(sora: Sora, clips: int = 300, seed: int = 0) -> dict[str, An
 
 def animate(bench: Bench) -> Iterator[Row]:
     truth = bench.true_clips()
-    true = np.stack([clip.frames for clip in truth])  # (B, T, H, W, 3)
-    first, length = true[:, :1], true.shape[1]
+    first, length = stacked(truth)[:, :1], 17
     fresh = bench.sample(from_text(length), truth, [])
     ways = {
         "sampled": bench.sample(animate_plan(length), truth, [first]),
         "baseline: the image, held": first.repeat(length, axis=1),
         "baseline: a new clip after it": np.concatenate([first, fresh[:, 1:]], axis=1),
     }
-    for source, frames in ways.items():
-        yield from right_rows(
-            {"mode": "animate", "frames": length, "source": source}, frames, truth
-        )
+    yield from compared({"mode": "animate", "frames": length}, ways, truth)
 
 
 def extend_forward(bench: Bench) -> Iterator[Row]:
     for given, length in ((9, 17), (17, 33)):
         truth = bench.true_clips(frames=length)
-        true = np.stack([clip.frames for clip in truth])  # (B, T, H, W, 3)
-        part, fresh = true[:, :given], bench.sample(from_text(length), truth, [])
+        part, fresh = stacked(truth)[:, :given], bench.sample(from_text(length), truth, [])
         ways = {
             "sampled": bench.sample(extend(given, length), truth, [part]),
             "baseline: the last frame, held": hold(part, length),
             "baseline: a new clip after it": np.concatenate([part, fresh[:, given:]], axis=1),
         }
-        for source, frames in ways.items():
-            about = {"mode": "extend", "frames": length, "source": source}
-            yield from right_rows(about, frames, truth, new=slice(given - 1, None))
-            yield about | near_row(frames, truth, length - 1)
+        about = {"mode": "extend", "frames": length}
+        yield from compared(about, ways, truth, lawful=True, far=length - 1)
 
 
 def backward(bench: Bench) -> Iterator[Row]:
     for given, length in ((8, 17), (16, 33)):
         truth = bench.true_clips(frames=length)
-        true = np.stack([clip.frames for clip in truth])  # (B, T, H, W, 3)
-        part, fresh = true[:, -given:], bench.sample(from_text(length), truth, [])
-        new = length - given
+        part, fresh = stacked(truth)[:, -given:], bench.sample(from_text(length), truth, [])
         ways = {
             "sampled": bench.sample(extend_backward(given, length), truth, [part]),
             "baseline: the first frame, held": hold(part[:, ::-1], length)[:, ::-1],
-            "baseline: a new clip before it": np.concatenate([fresh[:, :new], part], axis=1),
+            "baseline: a new clip before it": np.concatenate([fresh[:, :-given], part], axis=1),
         }
-        for source, frames in ways.items():
-            about = {"mode": "extend backward", "frames": length, "source": source}
-            yield from right_rows(about, frames, truth, new=slice(new + 1))
-            yield about | near_row(frames, truth, 0)
+        about = {"mode": "extend backward", "frames": length}
+        yield from compared(about, ways, truth, lawful=True, far=0)
 
 
 def given_frames(bench: Bench) -> Iterator[Row]:
     """How much more is right if more is given: `extend` from 1, 5, 9 and 13 of 17 frames."""
     truth = bench.true_clips()
-    true = np.stack([clip.frames for clip in truth])  # (B, T, H, W, 3)
     for given in (1, 5, 9, 13):
-        frames = bench.sample(extend(given, 17), truth, [true[:, :given]])
-        about = {"mode": "given frames", "frames": 17, "source": "sampled", "given": given}
-        yield from right_rows(about, frames, truth, new=slice(given - 1, None))
-        yield about | near_row(frames, truth, 16)
+        frames = bench.sample(extend(given, 17), truth, [stacked(truth)[:, :given]])
+        about = {"mode": "given frames", "frames": 17, "given": given}
+        yield from compared(about, {"sampled": frames}, truth, lawful=True, far=16)
 
 
-def joined(bench: Bench) -> Iterator[Row]:
+def connected(bench: Bench) -> Iterator[Row]:
     """Two parts of one clip, 8 frames apart: of one object, and of one that turns into another."""
     for world, first, length in (("shapes", 9, 25), ("events", 5, 17)):
-        truth = [
-            clip
-            for clip in bench.true_clips(world, length, 3 * bench.clips)
-            if world == "shapes" or clip.truth["event"] == "turning into"
-        ][: bench.clips]
-        true = np.stack([clip.frames for clip in truth])  # (B, T, H, W, 3)
-        second = length - first - 8
+        truth = bench.true_clips(
+            world, length, where=lambda clip: clip.truth.get("event", TURNS) == TURNS
+        )
+        true, second = stacked(truth), length - first - 8
         before, after = true[:, :first], true[:, -second:]
-        share = np.linspace(0, 1, 10)[1:-1, None, None, None]  # (8, 1, 1, 1), of the second clip
-        fade = (1 - share) * before[:, -1:] + share * after[:, :1]  # (B, 8, H, W, 3)
-        fresh = bench.sample(from_text(length), truth, [])
+        fade = cross_fade(before[:, -1:], after[:, :1], 8)
+        fresh = bench.sample(from_text(length), truth, [])[:, first:-second]
+        plan = connect(first, second, length)
         ways = {
-            "sampled": bench.sample(connect(first, second, length), truth, [before, after]),
-            "baseline: cross-fade": np.concatenate(
-                [before, np.round(fade).astype(np.uint8), after], 1
-            ),
-            "baseline: a new clip between": np.concatenate(
-                [before, fresh[:, first:-second], after], 1
-            ),
+            "sampled": bench.sample(plan, truth, [before, after]),
+            "baseline: cross-fade": np.concatenate([before, fade, after], axis=1),
+            "baseline: a new clip between": np.concatenate([before, fresh, after], axis=1),
         }
-        for source, frames in ways.items():
-            about = {"mode": "connect", "world": world, "frames": length, "source": source}
-            new = slice(first - 1, first + 9) if world == "shapes" else None
-            yield from right_rows(about, frames, truth, get(world), new)
+        about = {"mode": "connect", "world": world, "frames": length}
+        yield from compared(about, ways, truth, lawful=True)
 
 
 # Loops
 
 
 def loops(bench: Bench) -> Iterator[Row]:
-    """Clips of 16 frames of what moves, bounces, grows or shrinks, at the shortest length at which
-    their own motion leads back."""
-    cases: dict[int, list[Clip]] = {}
-    moving = (
-        clip for clip in bench.true_clips(frames=16, count=2 * bench.clips)
-        if clip.truth["motion"] != "standing still"
-    )  # fmt: skip
-    for _, clip in zip(range(bench.clips), moving, strict=False):
-        if length := closing_length(clip.frames):
-            cases.setdefault(length, []).append(clip)
+    """Clips of what moves, grows or shrinks (16 frames) or bounces (13, so that it is no loop yet),
+    if there is a length at which their own motion leads back."""
+    cases: dict[tuple[int, int], list[Clip]] = {}
+    for clip in bench.true_clips(frames=LONGEST, where=can_close):
+        cases.setdefault(closing_of(clip) or (0, 0), []).append(clip)
     read: dict[str, list[tuple[str, bool]]] = {}
-    for length, truth in sorted(cases.items()):
-        true = np.stack([clip.frames for clip in truth])  # (B, T, H, W, 3)
-        new = length - true.shape[1]
-        share = np.linspace(0, 1, new + 2)[1:-1, None, None, None]  # (new, 1, 1, 1)
-        fade = np.round((1 - share) * true[:, -1:] + share * true[:, :1]).astype(np.uint8)
+    for (given, length), truth in sorted(cases.items()):
+        true = stacked(truth)
+        part, new = true[:, :given], length - given
+        back = part[:, -2:0:-1]  # given - 2 frames
         ways = {
-            "sampled": bench.sample(loop(true.shape[1], length), truth, [true]),
-            "baseline: the clip alone": true,
-            "baseline: cross-fade": np.concatenate([true, fade], axis=1),
+            "sampled": bench.in_batches(partial(looped, bench, length), truth, part),
+            "true clip": true[:, :length],
+            "baseline: the clip alone": part,
+            "baseline: there and back": np.concatenate([part, back], axis=1),
+            "baseline: cross-fade": np.concatenate(
+                [part, cross_fade(part[:, -1:], part[:, :1], new)], axis=1
+            ),
         }
         for source, frames in ways.items():
             read.setdefault(source, []).extend(
-                (str(clip.truth["motion"]), is_loop(made, clip))
+                (kind_of(clip), is_loop(made, clip))
                 for made, clip in zip(frames, truth, strict=True)
             )
     for source, results in read.items():
         about = {"mode": "loop", "source": source}
-        kinds = dict.fromkeys(kind_of(motion) for motion, _ in results)
         yield about | {"measure": LAWFUL} | share_of([right for _, right in results])
-        for kind in kinds:
-            part = [right for motion, right in results if kind_of(motion) == kind]
-            yield about | {"measure": f"{LAWFUL}: {kind}"} | share_of(part)
+        for kind in sorted({kind for kind, _ in results}):
+            of_kind = [right for found, right in results if found == kind]
+            yield about | {"measure": f"{LAWFUL}: {kind}"} | share_of(of_kind)
+
+
+def looped(bench: Bench, length: int, clips: list[Clip], part: Frames) -> Frames:
+    return bench.sora.loop_clips(part, length, [clip.caption for clip in clips], bench.settings())
+
+
+def can_close(clip: Clip) -> bool:
+    return clip.truth["motion"] != "standing still" and closing_of(clip) is not None
+
+
+def closing_of(clip: Clip) -> tuple[int, int] | None:
+    return closing(clip.frames[: 13 if clip.truth["motion"] == "bouncing" else 16])
 
 
 def is_loop(frames: np.ndarray, clip: Clip) -> bool:
     """Whether a clip (T, H, W, 3) is lawful when it is played twice: everything is as in the given
-    one, one clean object in every frame, no step too large, and none at the seam that stands out."""
+    one, one clean object in every frame, on one lawful path, and no step at the seam that stands
+    out."""
     twice = np.concatenate([frames, frames])  # (2 T, H, W, 3)
     read = get("shapes").describe(twice)
-    right = get("shapes").agree(clip.truth, read)["all"]
+    right = get("shapes").agree(clip.truth, read)["all"] and keeps_law(twice, clip)
     steps = np.linalg.norm(np.diff(read["position"], axis=0), axis=1)  # (2 T - 1,)
-    given = steps[: len(clip.frames) - 1]
     unit = min(frames.shape[1:3]) / shapes.SIDE
-    # the quickest step of a bounce is at the floor; what stands still has steps of nearly 0
-    limit = max(SEAM * np.median(steps), given.max(), 0.5 * unit)
-    return bool(right and steps[len(frames) - 1] <= limit)
+    seam = steps[len(frames) - 1]
+    # a bounce is quickest at its floor; what does not move has steps of nearly 0
+    quickest = steps.max() if clip.truth["motion"] == "bouncing" else 0
+    return bool(right and seam <= max(SEAM * np.median(steps), quickest, 0.5 * unit))
 
 
-def kind_of(motion: str) -> str:
-    return "moving" if motion.startswith("moving") else motion
+def kind_of(clip: Clip) -> str:
+    motion = str(clip.truth["motion"])
+    if motion in shapes.DIRECTIONS:
+        return "moving"
+    return "growing or shrinking" if motion in shapes.FIRST_SIZE else motion
 
 
 # Edits
@@ -245,10 +248,8 @@ def edits(bench: Bench) -> Iterator[Row]:
     """One attribute of a true clip changes, all others and the path are to stay. All clips at the
     default strength, a third of them at others."""
     for attribute in ("color", "shape", "background", "motion"):
-        truth = [
-            clip for clip in bench.true_clips(split="train", count=2 * bench.clips)
-            if clip.truth["motion"] in shapes.DIRECTIONS or attribute != "motion"
-        ][: bench.clips]  # fmt: skip
+        where = is_moving if attribute == "motion" else any_clip
+        truth = bench.true_clips(split="train", where=where)
         wanted = [with_other(clip, attribute, i) for i, clip in enumerate(truth)]
         usual = LARGE_STRENGTH if attribute == "motion" else STRENGTH
         for method in ("flow", "noise"):
@@ -271,11 +272,19 @@ def edit_clips(
     settings = bench.settings()
 
     def make(clips: list[Clip], goals: list[dict]) -> Frames:
-        frames = np.stack([clip.frames for clip in clips])  # (B, T, H, W, 3)
+        frames = stacked(clips)
         prompts, sources = map(shapes.caption, goals), (clip.caption for clip in clips)
         return bench.sora.edit_clips(frames, [*prompts], [*sources], strength, method, settings)
 
     return bench.in_batches(make, truth, wanted)
+
+
+def any_clip(clip: Clip) -> bool:
+    return True
+
+
+def is_moving(clip: Clip) -> bool:
+    return clip.truth["motion"] in shapes.DIRECTIONS
 
 
 def with_other(clip: Clip, attribute: str, number: int) -> dict[str, Any]:
@@ -290,12 +299,15 @@ def with_other(clip: Clip, attribute: str, number: int) -> dict[str, Any]:
 def edit_rows(
     about: Row, frames: Frames, truth: list[Clip], wanted: list[dict], attribute: str
 ) -> Iterator[Row]:
-    """How often the attribute has changed, everything is as wanted, and the path is kept."""
+    """How often the attribute has changed, everything is as wanted, and the path is kept, which a
+    change of the motion does not ask for."""
     world = get("shapes")
     read = [world.describe(clip) for clip in frames]
     agreed = [world.agree(goal, one) for goal, one in zip(wanted, read, strict=True)]
     yield about | {"measure": "changed"} | share_of([one[attribute] for one in agreed])
     yield about | {"measure": "all"} | share_of([one["all"] for one in agreed])
+    if attribute == "motion":
+        return
     off = [
         float(np.sqrt(np.square(one["position"] - clip.truth["position"]).sum(1).mean()))
         for one, clip in zip(read, truth, strict=True)
@@ -308,31 +320,53 @@ def edit_rows(
 
 
 def inpainted(bench: Bench) -> Iterator[Row]:
-    """One of two objects is replaced by another: its half of the picture is made anew."""
+    """Half of the picture is made anew: where one of two objects is replaced by another, and where
+    one object crosses the border of that half, so that what is made has to join what is there."""
     truth = bench.true_clips("pairs", split="train")
-    wanted, masks = zip(*(with_other_half(clip, i) for i, clip in enumerate(truth)), strict=True)
-    settings = bench.settings()
+    yield from refilled(bench, "pairs", truth, [with_other_half(*c) for c in with_number(truth)])
+    truth = bench.true_clips(where=crosses)
+    yield from refilled(bench, "shapes", truth, [with_half(*c) for c in with_number(truth)])
 
-    def make(clips: list[Clip], goals: list[dict], regions: list[np.ndarray]) -> Frames:
-        frames = np.stack([clip.frames for clip in clips])  # (B, T, H, W, 3)
-        prompts = [pairs.caption(goal) for goal in goals]
-        return bench.sora.inpaint_clips(frames, np.stack(regions), prompts, settings)
 
-    def fresh(clips: list[Clip], goals: list[dict], regions: list[np.ndarray]) -> Frames:
-        prompts = [pairs.caption(goal) for goal in goals]
-        made = bench.sora(prompts, generator=settings.generator)
-        given = np.stack([clip.frames for clip in clips])  # (B, T, H, W, 3)
-        return np.where(np.stack(regions)[..., None], made, given)
+def refilled(
+    bench: Bench, world: str, truth: list[Clip], cases: list[tuple[dict, np.ndarray]]
+) -> Iterator[Row]:
+    """Regions of clips made anew: what each is to show then, and its mask (T, H, W)."""
+    wanted, masks = [goal for goal, _ in cases], [mask for _, mask in cases]
+    prompts, settings = [get(world).caption(goal) for goal in wanted], bench.settings()
 
-    for source, way in (("sampled", make), ("baseline: a new clip in the hole", fresh)):
-        frames = bench.in_batches(way, truth, wanted, masks)
-        agreed = [
-            pairs.agree(goal, pairs.describe(clip))
-            for goal, clip in zip(wanted, frames, strict=True)
-        ]
-        about = {"mode": "inpaint", "world": "pairs", "source": source}
-        for name in agreed[0]:
-            yield about | {"measure": name} | share_of([one[name] for one in agreed])
+    def make(clips: list[Clip], texts: list[str], regions: list[np.ndarray]) -> Frames:
+        return bench.sora.inpaint_clips(stacked(clips), np.stack(regions), texts, settings)
+
+    def fresh(clips: list[Clip], texts: list[str], regions: list[np.ndarray]) -> Frames:
+        made = bench.sora(texts, generator=settings.generator)
+        return np.where(np.stack(regions)[..., None], made, stacked(clips))
+
+    ways = {
+        "sampled": bench.in_batches(make, truth, prompts, masks),
+        "baseline: a new clip in the hole": bench.in_batches(fresh, truth, prompts, masks),
+    }
+    goals = [replace(clip, truth=goal) for clip, goal in zip(truth, wanted, strict=True)]
+    about = {"mode": "inpaint", "world": world}
+    yield from compared(about, ways, goals, lawful=world == "shapes")
+
+
+def crosses(clip: Clip) -> bool:
+    """Whether the object is cut by the vertical line through the middle at some time."""
+    off = np.abs(clip.truth["position"][:, 0] - clip.frames.shape[2] / 2)
+    return bool(off.min() < shapes.SIZES["small"] / 2 * min(clip.frames.shape[1:3]) / shapes.SIDE)
+
+
+def with_half(clip: Clip, number: int) -> tuple[dict[str, Any], np.ndarray]:
+    """The truth of a clip, and the mask (T, H, W) of its left or right half."""
+    mask = np.zeros(clip.frames.shape[:3], dtype=bool)
+    middle = clip.frames.shape[2] // 2
+    mask[..., slice(middle) if number % 2 else slice(middle, None)] = True
+    return clip.truth, mask
+
+
+def with_number(clips: list[Clip]) -> list[tuple[Clip, int]]:
+    return [(clip, number) for number, clip in enumerate(clips)]
 
 
 def with_other_half(clip: Clip, number: int) -> tuple[dict[str, Any], np.ndarray]:
@@ -359,7 +393,7 @@ def with_other_half(clip: Clip, number: int) -> tuple[dict[str, Any], np.ndarray
 def rolled_out(bench: Bench) -> Iterator[Row]:
     """Long clips: what is still right after so many seconds, beside true clips after the VAE."""
     frames = 1 + 8 * TIMES[-1]
-    truth = bench.true_clips(frames=frames, count=64)
+    truth = replace(bench, clips=LONG_CLIPS).true_clips(frames=frames)
     settings = bench.settings()
     prompts = [clip.caption for clip in truth]
     parts = []
@@ -393,33 +427,18 @@ def survival(source: str, frames: Frames, truth: list[Clip]) -> Iterator[Row]:
 
 def judge(part: np.ndarray, clip: Clip) -> dict[str, bool]:
     """What is right in a part (T, H, W, 3) of a clip, from anywhere."""
-    difference, background, unit = oracle.subtract_background(part)
-    fit = oracle.fit_object(difference, background, unit)
+    fit = oracle.fit_object(*oracle.subtract_background(part))
     return {
         "color": fit.color == clip.truth["color"],
         "shape": fit.shape == clip.truth["shape"],
         "one object": fit.is_clean,
-        "law": keeps_law(str(clip.truth["motion"]), fit.position / unit, fit.radius / unit),
+        "law": keeps_law(part, clip),
     }
 
 
-def keeps_law(motion: str, position: np.ndarray, radius: np.ndarray) -> bool:
-    """Whether a part of a clip, from anywhere, follows a kind of motion: no jump, no standstill. It
-    may turn round at a border, so the direction is not asked for, and neither is the border.
-    position (T, 2) and radius (T,) in units; false if a frame has no object."""
-    if motion == "bouncing":
-        return oracle.off_bounce(position) < oracle.MAX_JUMP
-    changes = motion in shapes.FIRST_SIZE
-    shift = np.ptp(radius) if not changes else np.ptp(position, axis=0).max() / 2
-    steps = max(np.abs(np.diff(position, axis=0)).max(), np.abs(np.diff(radius)).max())
-    moved = np.ptp(radius if changes else position, axis=0).max()
-    # half of the least way that it goes in so many frames, there and back
-    goes = motion == "standing still" or moved > len(radius) / 8
-    return bool(shift < oracle.MAX_JUMP and steps < oracle.MAX_JUMP and goes)
-
-
 MEASURES = (
-    animate, extend_forward, backward, given_frames, joined, loops, edits, inpainted, rolled_out,
+    animate, extend_forward, backward, given_frames, connected, loops, edits, inpainted,
+    rolled_out,
 )  # fmt: skip
 
 
@@ -433,37 +452,62 @@ def hold(frames: Frames, length: int) -> Frames:
     )
 
 
+def stacked(clips: list[Clip]) -> Frames:
+    return np.stack([clip.frames for clip in clips])
+
+
+def cross_fade(last: Frames, first: Frames, count: int) -> Frames:
+    """`count` frames between two, (B, 1, H, W, 3) each, which blend one into the other."""
+    share = np.linspace(0, 1, count + 2)[1:-1, None, None, None]  # (count, 1, 1, 1)
+    return np.round((1 - share) * last + share * first).astype(np.uint8)
+
+
 def share_of(right: list[bool]) -> dict[str, float]:
     return proportion(sum(right), len(right)) | {"cases": len(right)}
 
 
-def right_rows(
+def compared(
     about: Row,
-    frames: Frames,
+    ways: dict[str, Frames],
     truth: list[Clip],
-    world: World | None = None,
-    new: slice | None = None,
+    lawful: bool = False,
+    far: int | None = None,
 ) -> Iterator[Row]:
-    """How often each attribute is right, "clean" and "all". With `new`, the frames that are not
-    given, these have to follow the law of the motion: a clip that stands still is not right."""
-    world = world or get("shapes")
-    agreed = [
-        world.agree(clip.truth, world.describe(made))
-        for made, clip in zip(frames, truth, strict=True)
-    ]
-    if new is not None:
-        for one, made, clip in zip(agreed, frames[:, new], truth, strict=True):
-            one["law"] = keeps_law(str(clip.truth["motion"]), *path_of(made))
-            one["all"] = one["all"] and one["law"]
-    for name in agreed[0]:
-        yield about | {"measure": name} | share_of([one[name] for one in agreed])
+    """How often each attribute is right, "clean" and "all", for each way to make the clips. If
+    `lawful`, all frames, given and made, have to be on one path that the law of the motion allows.
+    `far`: the number of the frame that is furthest from given ones."""
+    world = get(truth[0].world)
+    for source, frames in ways.items():
+        agreed = [
+            world.agree(clip.truth, world.describe(made))
+            for made, clip in zip(frames, truth, strict=True)
+        ]
+        if lawful:
+            for one, made, clip in zip(agreed, frames, truth, strict=True):
+                one["law"] = keeps_law(made, clip)
+                one["all"] = one["all"] and one["law"]
+        head = about | {"source": source}
+        for name in agreed[0]:
+            yield head | {"measure": name} | share_of([one[name] for one in agreed])
+        if far is not None:
+            yield head | near_row(frames, truth, far)
 
 
-def path_of(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Position (T, 2) and radius (T,) of the one object of a clip, in units."""
+def keeps_law(frames: np.ndarray, clip: Clip) -> bool:
+    """Whether frames (T, H, W, 3), from anywhere in a clip of one object, follow the law of its
+    motion: no jump, and everywhere near one path that the law allows, see `law.off_law`."""
     difference, background, unit = oracle.subtract_background(frames)
-    fit = oracle.fit_object(difference, background, unit)
-    return fit.position / unit, fit.radius / unit
+    if clip.world == "events":  # an object that turns into another moves on and keeps its size
+        position = get("events").describe(frames)["position"] / unit  # (T, 2)
+        radius = np.ones(len(position))
+    else:
+        fit = oracle.fit_object(difference, background, unit)
+        position, radius = fit.position / unit, fit.radius / unit
+    motion, size = str(clip.truth["motion"]), clip.truth["size"]
+    extent = frames.shape[2] / unit, frames.shape[1] / unit
+    steps = np.abs(np.diff(position, axis=0)).max()
+    jumps = motion != "bouncing" and not steps < oracle.MAX_JUMP
+    return not jumps and law.off_law(motion, size, extent, position, radius) < oracle.MAX_JUMP
 
 
 def near_row(frames: Frames, truth: list[Clip], number: int) -> Row:

@@ -19,6 +19,8 @@ from minisora.canvas import (
     extend,
     extend_backward,
     from_text,
+    groups_of,
+    length_of,
     loop,
     whole,
 )
@@ -26,15 +28,15 @@ from minisora.device import autocast
 from minisora.errors import InputError, check_counts, check_frames, check_numbers
 from minisora.pipeline import Pipeline, Settings, put_together
 from minisora.sampling import edited
-from minisora.text import warn_of_unknown
 from minisora.vae import GROUP, to_frames
-from minisora.world.language import altered, is_complete, is_small_change, joined
+from minisora.world.language import altered, asked, is_complete, is_small_change, joined
 from minisora.world.loops import closing
 
 Prompt = str | list[str] | None
 WINDOW, CONTEXT = 9, 5  # latents sampled at once in a long clip, and those of them that are known
 # the noise level at which an edit starts, if one attribute changes, and if a motion or several do
 STRENGTH, LARGE_STRENGTH = 0.7, 0.9
+LAST_GAP = 12  # frames of a loop that are made with both ends in sight
 
 
 class Sora(Pipeline):
@@ -67,12 +69,14 @@ class Sora(Pipeline):
         17 frames of 32 x 32 for the shipped ones. With `upsample`, short prompts are completed
         first.
         """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        prompts = listed(prompt)
         num_frames, height, width = self.resolve(prompts, num_frames, height, width)
         if upsample:
             prompts = self.upsampler.complete(prompts, generator, image=num_frames == 1)
         settings = Settings(num_inference_steps, guidance_scale, negative_prompt, generator)
-        return self.sample(from_text(num_frames), prompts, [], (height, width), settings)
+        plan, size = from_text(num_frames), (height, width)
+        self.warn(plan, prompts, size, settings)
+        return self.sample(plan, prompts, [], size, settings)
 
     def animate(
         self,
@@ -82,11 +86,12 @@ class Sora(Pipeline):
         upsample: bool = False,
         **settings: Any,
     ) -> np.ndarray:
-        """Clips of `num_frames` that begin with an image."""
+        """Clips of `num_frames` that begin with an image. Longer ones than those trained on are made
+        window by window, see `stream`."""
         image = np.asarray(image)
         check_frames(image, "(H, W, 3)")
-        plan = animate(self.default_shape[0] if num_frames is None else num_frames)
-        return self.go_on(plan, prompt, [image[None]], upsample, Settings(**settings))
+        frames = self.default_shape[0] if num_frames is None else num_frames
+        return self.go_on(animate(frames), prompt, [image[None]], upsample, Settings(**settings))
 
     def extend(
         self,
@@ -98,7 +103,8 @@ class Sora(Pipeline):
         **settings: Any,
     ) -> np.ndarray:
         """Extends a clip to `num_frames`, by default by 8. The given frames are its beginning, or
-        its end if the direction is "backward"."""
+        its end if the direction is "backward". Many new frames at its end are made window by window,
+        see `stream`."""
         (video,) = clips_of(video)
         if direction not in ("forward", "backward"):
             raise InputError(f'a clip is extended "forward" or "backward", not {direction!r}')
@@ -117,13 +123,34 @@ class Sora(Pipeline):
         """A clip that begins with the given one and can be repeated without a seam. `num_frames` is
         a multiple of 4 more than are given. By default it is so many that the object's own motion
         leads back to its beginning, and up to three of the last given frames may give way for that:
-        see `world.loops.closing`."""
+        see `world.loops.closing`. A clip that is a loop already comes back as it is."""
         (video,) = clips_of(video)
         if num_frames is None:
-            given, num_frames = closing(video) or (len(video), len(video) + 2 * GROUP)
-            video = video[:given]
-        plan = loop(len(video), num_frames)
-        return self.go_on(plan, prompt, [video], upsample, Settings(**settings))
+            kept, num_frames = closing(video) or (len(video), len(video) + 2 * GROUP)
+            video = video[:kept]
+        made = Settings(**settings)
+        if num_frames == len(video):
+            return np.repeat(video[None], 1 if prompt is None else len(listed(prompt)), axis=0)
+        loop(len(video), num_frames)  # raises InputError for impossible lengths
+        prompts = self.fill_in(prompt, [video], upsample, branch(made.generator))
+        plan = loop(max(len(video), num_frames - LAST_GAP), num_frames)
+        given, size = self.check_given(plan, prompts, [video])
+        self.warn(plan, prompts, size, made)
+        return self.loop_clips(given[0], num_frames, prompts, made)
+
+    def loop_clips(
+        self, given: np.ndarray, num_frames: int, prompts: list[str], made: Settings
+    ) -> np.ndarray:
+        """Loops of clips (B, T, H, W, 3). Where many frames are missing the clips go on first, window
+        by window, and only the last frames are made with both ends in sight."""
+        missing = num_frames - given.shape[1]
+        if missing > LAST_GAP:
+            given = self.go_far(given, num_frames - LAST_GAP, prompts, made)
+        if not missing:
+            return given
+        # the second copy on the canvas is of the given beginning
+        plan = loop(given.shape[1], num_frames)
+        return self.sample(plan, prompts, [given], given.shape[2:4], made)
 
     def connect(
         self,
@@ -153,6 +180,7 @@ class Sora(Pipeline):
         strength: float | None = None,
         source_prompt: str | None = None,
         method: Literal["flow", "noise"] = "flow",
+        upsample: bool = True,
         **settings: Any,
     ) -> np.ndarray:
         """Changes a clip as the prompt says: a caption, or what is new ("make it blue"). A larger
@@ -170,15 +198,20 @@ class Sora(Pipeline):
         if method not in ("flow", "noise"):
             raise InputError(f'a clip is edited by the method "flow" or "noise", not {method!r}')
         made, plan = Settings(**settings), whole(len(video))
-        source = source_prompt or self.describe([video], branch(made.generator))
-        texts = [prompt] if isinstance(prompt, str) else list(prompt)
-        prompts = self.changed(source, texts)
-        given, _ = self.check_given(plan, prompts, [video])
-        sources = [source] * len(prompts)
-        if strength is None:
-            small = all(is_small_change(source, text) for text in prompts)
-            strength = STRENGTH if small else LARGE_STRENGTH
-        return self.edit_clips(given[0], prompts, sources, strength, method, made)
+        source = source_prompt or self.describe(
+            [video], branch(made.generator), moves=len(video) > 1
+        )
+        prompts = self.changed(source, listed(prompt)) if upsample else listed(prompt)
+        given, size = self.check_given(plan, prompts, [video])
+        self.warn(plan, prompts, size, made)
+        strengths = [
+            default_strength(source, text) if strength is None else strength for text in prompts
+        ]
+        clips = [
+            self.edit_clips(given[0][:1], [text], [source], level, method, made)
+            for text, level in zip(prompts, strengths, strict=True)
+        ]
+        return np.concatenate(clips)
 
     def edit_clips(
         self,
@@ -223,8 +256,10 @@ class Sora(Pipeline):
         (video,) = clips_of(video)
         made, plan = Settings(**settings), whole(len(video))
         mask = check_mask(mask, video.shape[:3])  # (T, H, W)
-        prompts = self.fill_in(prompt, [video], upsample, branch(made.generator))
-        given, _ = self.check_given(plan, prompts, [video])
+        moves = len(video) > 1
+        prompts = self.fill_in(prompt, [video], upsample, branch(made.generator), moves)
+        given, size = self.check_given(plan, prompts, [video])
+        self.warn(plan, prompts, size, made)
         masks = np.repeat(mask[None], len(prompts), axis=0)
         return self.inpaint_clips(given[0], masks, prompts, made)
 
@@ -242,60 +277,121 @@ class Sora(Pipeline):
 
     def stream(
         self,
-        prompt: str | list[str],
+        prompt: Prompt,
         num_frames: int,
         height: int | None = None,
         width: int | None = None,
         window: int = WINDOW,
         context: int = CONTEXT,
+        given: np.ndarray | None = None,
         **settings: Any,
     ) -> Iterator[np.ndarray]:
         """Makes a clip of any length, and yields its frames as they are made: uint8 (B, n, H, W, 3).
+        With `given`, a clip (T, H, W, 3), it goes on from there.
 
         It samples a `window` of latents at once, the first `context` of which it has made before.
         Latents are carried on, never encoded again, and memory does not grow with the length.
         """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         check_counts(1, num_frames=num_frames)
         check_counts(1, window - 1, context=context)
-        length = 1 + GROUP * (window - 1)  # all of it is sampled, whatever is asked for
-        _, height, width = self.resolve(prompts, length, height, width)
-        made = Settings(**settings)
-        warn_of_unknown(self.text, [*prompts, made.negative_prompt], stacklevel=2)
-        latents = self.stream_latents(prompts, (height, width), window, context, made)
-        left, parts = num_frames, self.vae.decode_stream(latents)
+        made, clips = Settings(**settings), [] if given is None else clips_of(given)
+        if clips:
+            extend(len(clips[0]), num_frames)  # raises InputError for impossible lengths
+            height, width = clips[0].shape[1:3]
+            prompt = self.fill_in(prompt, clips, generator=branch(made.generator))
+        plan = from_text(length_of(window))  # all of it is sampled, whatever is asked for
+        prompts = listed(prompt or "")
+        _, height, width = self.resolve(prompts, plan.length, height, width)
+        self.warn(plan, prompts, (height, width), made)
+        repeated = np.repeat(clips[0][None], len(prompts), axis=0) if clips else None
+        size = height, width
+        return self.stream_frames(prompts, num_frames, size, window, context, made, repeated)
+
+    def stream_frames(
+        self,
+        prompts: list[str],
+        num_frames: int,
+        size: tuple[int, int],
+        window: int,
+        context: int,
+        made: Settings,
+        given: np.ndarray | None = None,
+    ) -> Iterator[np.ndarray]:
+        """The parts (B, n, H, W, 3) of long clips; the first is `given` (B, T, H, W, 3) as it is."""
+        start, left, seen = None, num_frames, 0
+        if given is not None:
+            plan = extend(given.shape[1], num_frames)
+            seen = sum(len(span) for _, span in plan.given)  # frames that stand on the canvas
+            with torch.inference_mode(), autocast(self.device):
+                latents = self.latents_of(self.prepare(plan, [given], len(prompts), size))
+                start = latents[:, :, : groups_of(seen)]  # (B, C, known, h, w)
+            left -= given.shape[1]
+            yield given
+        parts = self.vae.decode_stream(
+            self.stream_latents(prompts, size, window, context, made, start)
+        )
         while left:
             # entered anew for each part, for between two the caller's own code runs
             with torch.inference_mode(), autocast(self.device):
-                frames = to_frames(next(parts))[:, :left]  # (B, 1 or 4, H, W, 3)
+                frames = to_frames(next(parts))  # (B, 1 or 4, H, W, 3)
+            old = min(seen, frames.shape[1])  # of the given clip
+            seen, frames = seen - old, frames[:, old : old + left]
             left -= frames.shape[1]
-            yield frames
+            if frames.shape[1]:
+                yield frames
 
     def stream_latents(
-        self, prompts: list[str], size: tuple[int, int], window: int, context: int, made: Settings
+        self,
+        prompts: list[str],
+        size: tuple[int, int],
+        window: int,
+        context: int,
+        made: Settings,
+        start: Tensor | None = None,
     ) -> Iterator[Tensor]:
-        """One latent (B, C, 1, h, w) after another, without end."""
+        """One latent (B, C, 1, h, w) after another, without end; the first are those of `start`
+        (B, C, known, h, w)."""
         latents = self.empty_latents(len(prompts), window, size)  # (B, C, window, h, w)
-        known = torch.zeros(window, dtype=torch.bool)
-        start = 0
+        given = 0 if start is None else start.shape[2]
+        if start is not None:
+            latents[:, :, :given] = start
+        known = torch.arange(window) < given
+        first, number = 0, 0  # the first latent that is new, and the first group's number
         while True:
-            canvas = self.canvas_of(latents, known, start)
+            canvas = self.canvas_of(latents, known, number)
             latents = self.latents_of(self.solve(canvas, prompts, made))
-            yield from latents[:, :, int(known.sum()) :].split(1, dim=2)
+            yield from latents[:, :, first:].split(1, dim=2)
             # the window moves on: its last latents are the next one's first
             new = self.empty_latents(len(prompts), window - context, size)
             latents = torch.cat([latents[:, :, -context:], new.to(latents)], dim=2)
-            known, start = torch.arange(window) < context, 1
+            known, first, number = torch.arange(window) < context, context, 1
 
     # What the methods share
 
     def go_on(
         self, plan: Plan, prompt: Prompt, clips: list[np.ndarray], upsample: bool, made: Settings
     ) -> np.ndarray:
-        """Samples what a plan leaves open of given clips (T, H, W, 3), once for each prompt."""
+        """Samples what a plan leaves open of given clips (T, H, W, 3), once for each prompt: at once,
+        or window by window if that is longer than the clips trained on."""
         prompts = self.fill_in(prompt, clips, upsample, branch(made.generator))
+        frames, most = sum(map(len, plan.result)), max(self.trained_on["durations"])
+        goes_forward = plan.given[0][0] == 0 and len(plan.given) == 1
+        if goes_forward and plan.length > max(most, length_of(WINDOW)):
+            short = from_text(length_of(WINDOW))
+            given, size = self.check_given(short, prompts, clips)
+            self.warn(short, prompts, size, made)
+            return self.go_far(given[0], frames, prompts, made)
         given, size = self.check_given(plan, prompts, clips)
-        return self.sample(plan, prompts, given, size, made, stacklevel=5)
+        self.warn(plan, prompts, size, made)
+        return self.sample(plan, prompts, given, size, made)
+
+    def go_far(
+        self, given: np.ndarray, num_frames: int, prompts: list[str], made: Settings
+    ) -> np.ndarray:
+        """Extends clips (B, T, H, W, 3) window by window to `num_frames`."""
+        size = given.shape[2], given.shape[3]
+        parts = self.stream_frames(prompts, num_frames, size, WINDOW, CONTEXT, made, given)
+        return np.concatenate([*parts], axis=1)
 
     def fill_in(
         self,
@@ -303,14 +399,17 @@ class Sora(Pipeline):
         clips: list[np.ndarray],
         upsample: bool = False,
         generator: torch.Generator | None = None,
+        moves: bool = True,
     ) -> list[str]:
         """The prompts; without one, what the captioner says of the clips. With `upsample`, prompts
-        that are no full caption are changes to that."""
+        that are no full caption are changes to that. What stays an image is one that does not
+        move: `moves` is false."""
         if prompt is None:
-            return [self.describe(clips, generator)]
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+            return [self.describe(clips, generator, moves)]
+        prompts = listed(prompt)
         if upsample:
-            seen = "" if all(map(is_complete, prompts)) else self.describe(clips, generator)
+            full = all(is_complete(text, image=not moves) for text in prompts)
+            seen = "" if full else self.describe(clips, generator, moves)
             prompts = self.changed(seen, prompts)
         return prompts
 
@@ -318,18 +417,29 @@ class Sora(Pipeline):
         """The caption of a clip after each request, which may be in other people's words. An empty
         one stays empty, and is refused later."""
         return [
-            altered(caption, text if is_complete(text) else self.upsampler.meaning(text))
+            altered(caption, text if is_complete(text) else self.upsampler.meaning(asked(text)))
             if self.text.has_words(text)
             else text
             for text in requests
         ]
 
-    def describe(self, clips: list[np.ndarray], generator: torch.Generator | None = None) -> str:
+    def describe(
+        self,
+        clips: list[np.ndarray],
+        generator: torch.Generator | None = None,
+        moves: bool = True,
+    ) -> str:
         """The captioner's caption of a clip (T, H, W, 3), of two clips that are to be joined, or of
-        an image, to which the upsampler adds a motion."""
+        an image. Where an image is to move, the upsampler adds a motion. Raises InputError if the
+        captioner has no caption for what it sees."""
         captions = [self.captioner(clip[None])[0] for clip in clips]
         caption = captions[0] if len(captions) == 1 else joined(captions[0], captions[1])
-        return self.upsampler.complete([caption], generator)[0]
+        try:
+            return self.upsampler.complete([caption], generator, image=not moves)[0]
+        except InputError:
+            raise InputError(
+                f"the captioner can make nothing of what is given ({caption!r}): write a prompt"
+            ) from None
 
     def check_given(
         self, plan: Plan, prompts: list[str], clips: list[np.ndarray]
@@ -348,6 +458,15 @@ class Sora(Pipeline):
         sides = [self.vae.space * side for side in self.dit.patch[1:]]
         touched = F.max_pool2d(touched, sides)  # (t, 1, H / 8, W / 8)
         return touched.flatten().bool().to(self.device)
+
+
+def listed(prompt: str | list[str]) -> list[str]:
+    return [prompt] if isinstance(prompt, str) else list(prompt)
+
+
+def default_strength(source: str, prompt: str) -> float:
+    """The strength of an edit from one caption to another, if none is asked for."""
+    return STRENGTH if is_small_change(source, prompt) else LARGE_STRENGTH
 
 
 def branch(generator: torch.Generator | None) -> torch.Generator | None:

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor, nn
 
 from minisora.attention import Block
-from minisora.errors import InputError, check_counts, check_sizes
+from minisora.errors import InputError, check_counts, check_sizes, outside
 
 PAD, UNKNOWN = "[PAD]", "[UNK]"
 PAD_ID, UNKNOWN_ID = 0, 1
@@ -44,10 +44,10 @@ def unknown_words(tokenizer: Tokenizer, text: str) -> list[str]:
     return [text[a:b] for token, (a, b) in pieces if token == UNKNOWN]
 
 
-def warn_of_unknown(encoder: Any, prompts: list[str], stacklevel: int) -> None:
+def warn_of_unknown(encoder: Any, prompts: list[str]) -> None:
     """Warns of each word that the encoder does not know, with the known word spelled most like it.
 
-    `encoder` has `unknown` and `vocabulary`; `stacklevel` is that of `warnings.warn`.
+    `encoder` has `unknown` and `vocabulary`.
     """
     # a dict, as a set that keeps the order
     unknown = dict.fromkeys(word for prompt in prompts for word in encoder.unknown(prompt))
@@ -59,7 +59,7 @@ def warn_of_unknown(encoder: Any, prompts: list[str], stacklevel: int) -> None:
         named.append(f"{word!r} (nearest known: {nearest[0]})" if nearest else repr(word))
     if named:
         message = f"the model does not know {', '.join(named)}; it reads them as blanks"
-        warnings.warn(message, stacklevel=stacklevel)
+        warnings.warn(message, stacklevel=outside())
 
 
 def next_word_loss(logits: Tensor, ids: Tensor, unscored: Tensor | None = None) -> Tensor:

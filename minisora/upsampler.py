@@ -155,7 +155,7 @@ class Upsampler(nn.Module):
         found for a prompt.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        warn_of_unknown(self, prompts, stacklevel=5)  # nn.Module's call adds two frames
+        warn_of_unknown(self, prompts)
         captions = self.search(prompts, generator)
         for prompt, caption in zip(prompts, captions, strict=True):
             if caption is None:

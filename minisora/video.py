@@ -48,19 +48,31 @@ def frames(path: str | Path) -> Iterator[tuple[float, np.ndarray]]:
         yield frame.start, frame.picture
 
 
-def read(path: str | Path, fps: float = FPS, size: tuple[int, int] | None = None) -> np.ndarray:
+def read(
+    path: str | Path,
+    fps: float = FPS,
+    size: tuple[int, int] | None = None,
+    color: np.ndarray | None = None,
+    most: int | None = None,
+) -> np.ndarray:
     """The clip at `fps` frames a second, uint8 (T, H, W, 3): frame k is on screen at k / fps.
 
-    With `size` (height, width) each frame is fitted to it, see `fit`. Warns and raises like
-    `frames`. Raises InputError for more than 2^30 bytes.
+    With `size` (height, width) each frame is fitted to it, with a border of `color`, see `fit`.
+    Warns and raises like `frames`. Raises InputError for more than 2^30 bytes, and for more than
+    `most` frames.
     """
     check_numbers(1, 1000, fps=fps)
-    pictures, held, color = [], 0, None
+    pictures, held, total = [], 0, 0
     for picture, count in resample(path, fps):
         if size and count:
             color = border_color(picture) if color is None else color
             picture = fit(picture, *size, color)
-        held += count * picture.nbytes
+        held, total = held + count * picture.nbytes, total + count
+        if most is not None and total > most:
+            raise InputError(
+                f"{path} has more than {most} frames at {fps:g} a second, the most there can be: "
+                "cut it"
+            )
         if held > MAX_BYTES:
             raise InputError(
                 f"{path} has more than {MAX_BYTES:,} bytes at {fps:g} frames a second"
@@ -167,6 +179,25 @@ def check_output(path: str | Path) -> Path:
     return check_writable(path)
 
 
+def check_room(path: Path, frames: int, height: int, width: int, scale: int) -> None:
+    """Raises InputError if a file of that name cannot hold such a clip, before it is made."""
+    check_counts(1, scale=scale)
+    check_pixels(scale * height, scale * width)
+    if path.suffix.lower() == ".png":  # a strip
+        check_pixels(scale * height, scale * width * frames)
+
+
+class SourceError(Exception):
+    """What went wrong while frames were made, not while they were written."""
+
+
+def from_source(parts: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    try:
+        yield from parts
+    except Exception as error:
+        raise SourceError from error
+
+
 def write(
     path: str | Path,
     frames: np.ndarray | Iterable[np.ndarray],
@@ -179,17 +210,17 @@ def write(
     mp4: H.264; an odd side is repeated once, as sizes must be even. gif and webp loop. png: one
     frame, or a strip from left to right with a comment by which `read` splits it. `frames` may
     also come in parts (n, H, W, 3), of which an mp4 holds one at a time in memory. `about` is kept
-    in the file as JSON, see `about`. Raises InputError if the path cannot be written, or if a
-    frame or strip is too large to be read.
+    in the file as JSON, see `about`. Raises InputError if the path cannot be written, if there is
+    no frame, if frames differ in size, or if a frame or strip is too large to be read.
     """
     path = check_output(path)
     check_counts(1, scale=scale)
     check_numbers(1, 1000, fps=fps)
-    parts = iter([frames] if isinstance(frames, np.ndarray) else frames)
-    note = json.dumps(about) if about else ""
+    parts = from_source(iter([frames] if isinstance(frames, np.ndarray) else frames))
+    note = json.dumps(about, default=lambda number: number.item()) if about else ""  # of NumPy
     try:
         with atomic(path) as partial:
-            enlarged = (enlarge(part, scale) for part in parts)
+            enlarged = alike(enlarge(part, scale) for part in parts)
             if partial.suffix == ".mp4":
                 write_mp4(partial, enlarged, fps, note)
             elif partial.suffix == ".png":
@@ -198,6 +229,9 @@ def write(
                 write_animation(partial, np.concatenate([*enlarged]), fps, note)
     except InputError:
         raise
+    except SourceError as error:
+        assert error.__cause__ is not None
+        raise error.__cause__ from None
     # Pillow's errors have no base; those of old versions are struct's
     except (
         OSError,
@@ -209,6 +243,18 @@ def write(
     ) as error:
         raise InputError(f"cannot write {path}: {error}") from None
     return path
+
+
+def alike(parts: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """The parts (n, H, W, 3). Raises InputError if there is none, or if they differ in size."""
+    size = None
+    for part in parts:
+        size = size or part.shape[1:3]
+        if part.shape[1:3] != size:
+            raise InputError(f"all frames need one size, got {size} and {part.shape[1:3]}")
+        yield part
+    if size is None:
+        raise InputError("there is no frame to write")
 
 
 def enlarge(frames: np.ndarray, scale: int) -> np.ndarray:

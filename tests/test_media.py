@@ -326,4 +326,4 @@ def test_sides_that_fill_the_memory_are_refused(tiny_sora: Sora, clip: str) -> N
 
 def test_a_note_does_not_act_on_the_terminal() -> None:
     note = {"digitalSourceType": "trainedAlgorithmicMedia", "prompt": "a\x1b[2Jb\ud800c\nd"}
-    assert media.told(note) == 'made by a model (): "a?[2Jb?c?d"'
+    assert media.summary(note) == 'made by a model (): "a?[2Jb?c?d"'

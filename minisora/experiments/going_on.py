@@ -6,7 +6,7 @@ over 8 frames; and clips of 30 seconds, read in their last two.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from minisora.experiments.runs import Run, chosen, fill, found
 from minisora.flow import add_noise
 from minisora.metrics import markdown, percent, proportion
 from minisora.pipeline import Settings
-from minisora.prompting import Bench, judge, near_row, right_rows
+from minisora.prompting import Bench, compared, judge
 from minisora.sampling import Velocity
 from minisora.sora import Sora
 from minisora.weights import fingerprint, shipped
@@ -30,11 +30,11 @@ from minisora.world import Clip
 
 RESULTS = runs.RESULTS / "going_on.jsonl"
 SECONDS = 30
-SHORT: dict[str, tuple[Plan, Sequence[slice], slice, int]] = {
-    # a plan, the given frames, the new ones, and the one that is furthest from what is given
-    "extend": (extend(9, 17), (slice(0, 9),), slice(8, 17), 16),
-    "backward": (extend_backward(8, 17), (slice(9, 17),), slice(0, 10), 0),
-    "connect": (connect(5, 4, 17), (slice(0, 5), slice(13, 17)), slice(4, 14), 8),
+SHORT: dict[str, tuple[Plan, Sequence[slice], int]] = {
+    # a plan, the given frames, and the number of the frame that is furthest from them
+    "extend": (extend(9, 17), (slice(0, 9),), 16),
+    "backward": (extend_backward(8, 17), (slice(9, 17),), 0),
+    "connect": (connect(5, 4, 17), (slice(0, 5), slice(13, 17)), 8),
 }
 
 
@@ -178,14 +178,13 @@ def measure(way: Way, bundle: Path, prompts: int, seed: int) -> dict[str, Any]:
     right: dict[str, int] = {}
     if (way.window, way.context) == (9, 5):
         truth = bench.true_clips()
-        for name, (plan, given, new, far) in SHORT.items():
-            frames = sample(bench, plan, truth, given)
-            rows = {row["measure"]: row for row in right_rows({}, frames, truth, new=new)}
+        for name, (plan, given, far) in SHORT.items():
+            ways = {"sampled": sample(bench, plan, truth, given)}
+            rows = {row["measure"]: row for row in compared({}, ways, truth, True, far)}
             right[name] = round(prompts * rows["all"]["right"])
-            near = near_row(frames, truth, far)["right"]
-            right[f"{name}: far end"] = round(prompts * near)
+            right[f"{name}: far end"] = round(prompts * rows["far end"]["right"])
     count = max(1, prompts // 6)
-    truth = bench.true_clips(frames=1 + 8 * SECONDS, count=count)
+    truth = replace(bench, clips=count).true_clips(frames=1 + 8 * SECONDS)
     long = [*bench.sora.stream([clip.caption for clip in truth], 1 + 8 * SECONDS,
         window=way.window, context=way.context, generator=bench.settings().generator)]  # fmt: skip
     last = np.concatenate(long, axis=1)[:, -17:]  # (B, 17, H, W, 3)

@@ -7,7 +7,7 @@ import numpy as np
 
 from minisora import draws
 from minisora.errors import InputError
-from minisora.world import events, pairs, shapes
+from minisora.world import events, lexicon, pairs, shapes
 from minisora.world.protocol import Clip, Mixture, Truth
 
 WORLDS = ("shapes", "pairs", "events")  # that people speak of here
@@ -269,33 +269,53 @@ def named_right(prompt: str, read: Truth) -> bool:
 
 # Captions of changed and joined clips
 
+# requests are commands ("make it grow"), captions say what happens
+ASKED = {form.removesuffix("s"): verb for form, verb in lexicon.FORMS.items()} | {
+    "go": "going", "fly": "flying", "stop": "standing still", "stop moving": "standing still",
+    "stand still": "standing still", "bigger": "large", "larger": "large", "smaller": "small",
+}  # fmt: skip
+
+
+def asked(request: str) -> str:
+    """A request in the forms of captions: "make it move left" is "make it moving left"."""
+    for words in sorted(ASKED, key=len, reverse=True):
+        request = re.sub(rf"(?<!getting )\b{words}\b", ASKED[words], request, flags=re.I)
+    return request
+
 
 def altered(caption: str, request: str) -> str:
-    """The caption of a clip after a request: "make it blue", "on a pink background", "moving left".
+    """The caption of a clip or an image after a request in captions' words: "make it blue", "change
+    red to green", "on a pink background", "moving left".
 
     A request that is a full caption is returned as it is, and so is any if `caption` is none. What
-    it names replaces what the caption of one object says; an event is added. Raises InputError if
-    it names nothing, or if one of them is about two objects.
+    it names replaces what the caption of one object says; of two values the one that the caption
+    has not, or the last; an event is added. Raises InputError if it names nothing, if one of them
+    is about two objects, and if an image is to move.
     """
-    if is_complete(request) or is_complete(request, image=True) or not is_complete(caption):
+    image = is_complete(caption, image=True)
+    if is_complete(request) or is_complete(request, image=True):
+        return request
+    if not (image or is_complete(caption)):
         return request
     if pairs.parse(caption) or pairs.parse(request):
         raise InputError(
             f"{request!r} does not say which of two objects is meant: write the whole caption"
         )
-    told: Truth = events.parse(caption) or shapes.parse(caption)
-    named: Truth = events.parse(request) or shapes.parse(request)
+    now: Truth = events.parse(caption) or shapes.parse(caption)
+    named: Truth = events.parse(request) or shapes.parse(request) | others_than(now, request)
     if not any(named.values()):
         raise InputError(
             f"{request!r} names nothing that can change: name a shape, color, motion, size or "
             "background"
         )
+    if image and (named.get("motion") or named.get("event")):
+        raise InputError(f"an image does not move, as {request!r} asks for: animate it")
     second = dict.fromkeys(("second_motion", "second_shape", "second_color"))
     if named.get("event"):  # what happened before no longer does
-        told |= second
-    new = second | told | {name: word for name, word in named.items() if word}
+        now |= second
+    new = second | now | {name: word for name, word in named.items() if word}
     if not new.get("size"):  # what grows or shrinks has none
-        new["size"] = shapes.FIRST_SIZE.get(told["motion"] or "", "small")
+        new["size"] = shapes.FIRST_SIZE.get(now["motion"] or "", "small")
     if new.get("event"):
         if not is_event(new):
             raise InputError(
@@ -303,8 +323,19 @@ def altered(caption: str, request: str) -> str:
                 "shape and color, or moves on in another way"
             )
         return events.caption(new)
-    named = {name: word or "" for name, word in new.items()}
-    return shapes.caption(shapes.visible(named, num_frames=2))
+    changed = {name: word or "" for name, word in new.items()}
+    return shapes.caption(shapes.visible(changed, num_frames=1 if image else 2))
+
+
+def others_than(now: Truth, request: str) -> Truth:
+    """The values that a request names, and that a caption of `now` does not: the last of each."""
+    words = re.findall("[a-z]+", request.lower())
+    return {
+        name: word
+        for name in ("shape", "color", "size", "background")
+        for word in words
+        if word in shapes.VALUES[name] and word != now[name]
+    }
 
 
 def joined(first: str, second: str) -> str:
@@ -326,9 +357,17 @@ def joined(first: str, second: str) -> str:
 
 
 def is_small_change(first: str, second: str) -> bool:
-    """Whether two captions of one object differ in one attribute at most, and not in the motion."""
-    if any(pairs.parse(caption) or events.parse(caption) for caption in (first, second)):
-        return first == second
-    one, other = shapes.parse(first), shapes.parse(second)
+    """Whether two captions differ in one attribute of one object at most, and not in a motion."""
+    one, other = named_by(first), named_by(second)
+    if one.keys() != other.keys():
+        return False
     changed = [name for name, word in one.items() if other[name] != word]
-    return len(changed) < 2 and "motion" not in changed
+    return len(changed) < 2 and not any(name.endswith(("motion", "event")) for name in changed)
+
+
+def named_by(caption: str) -> Truth:
+    """All that a caption names; of two objects "0 color", "1 color" and so on."""
+    scene: Truth = pairs.parse(caption) or events.parse(caption) or shapes.parse(caption)
+    objects = scene.pop("objects", [])
+    parts = {f"{i} {name}": word for i, one in enumerate(objects) for name, word in one.items()}
+    return scene | parts

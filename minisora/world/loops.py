@@ -2,62 +2,52 @@
 
 import numpy as np
 
-from minisora.world import oracle, shapes
+from minisora.world import law, oracle, shapes
 
-STRETCH = 0.15  # the most by which the speed may differ on the way back
 LONGEST = 80  # frames of a loop
 STEP = 4  # frames are added in groups
+LAWFUL = 0.75  # units: how near a lawful path the given frames have to be
+NEAR = 0.5  # units: how near the object's own motion has to come to its beginning
 
 
-def closing_length(frames: np.ndarray) -> int | None:
-    """The number of frames after which the object of a clip (T, H, W, 3) is back at its first
-    place, with its first speed, on its lawful way: to the border and back, through a whole bounce,
-    to the largest size and back.
+def closing(frames: np.ndarray) -> tuple[int, int] | None:
+    """How many frames of a clip (T, H, W, 3) to keep, and the length of a loop of them: that with the
+    fewest new frames at which the object's own motion leads back to within half a unit of its first
+    place, on its way to the border and back, through whole bounces, to the largest size and back.
 
-    It is T plus a multiple of 4, the shortest at which the speed needs to differ by at most 15%, and
-    that of a bounce not at all. None if there is none up to 80 frames, for an image, or unless one
-    clean object explains the clip.
+    Up to three of the last frames may give way, since frames are added in groups of four. Where no
+    frame needs to be added, as after two whole bounces, both numbers are equal. None if there is no
+    length up to 80 frames, for an image, and unless one clean object explains the clip.
     """
     read = oracle.describe(frames)
     if len(frames) < 2 or not read["clean"]:
         return None
-    lengths = range(len(frames) + STEP, LONGEST + 1, STEP)
-    return next((n for n in lengths if closes(read, frames.shape[1:3], len(frames), n)), None)
+    unit = min(frames.shape[1:3]) / shapes.SIDE  # pixels
+    extent = frames.shape[2] / unit, frames.shape[1] / unit
+    difference, background, _ = oracle.subtract_background(frames)
+    radius = oracle.fit_object(difference, background, unit).radius
+    path, motion, size = read["position"] / unit, read["motion"], read["size"]
+    if law.off_law(motion, size, extent, path, radius / unit) > LAWFUL:
+        return None  # something else happens in it
+    parts = law.periods(motion, size, extent, path)
+    fewest = max(2, len(frames) - STEP + 1)
+    lengths = [
+        (length, given)
+        for given in range(len(frames), fewest - 1, -1)
+        for length in range(given, LONGEST + 1, STEP)
+        if closes(length, parts)
+    ]
+    if not lengths:
+        return None
+    length, given = min(lengths, key=lambda found: (found[0] - found[1], -found[1]))
+    return given, length
 
 
-def closing(frames: np.ndarray) -> tuple[int, int] | None:
-    """How many frames of a clip (T, H, W, 3) to keep, and the length of a loop of them: all if they
-    have one, else up to three fewer. A bounce of eight frames closes after 16 of 17 frames."""
-    for given in range(len(frames), max(0, len(frames) - STEP), -1):
-        if length := closing_length(frames[:given]):
-            return given, length
-    return None
-
-
-def closes(read: dict, size: tuple[int, int], given: int, length: int) -> bool:
-    """Whether the object that the oracle `read` in `given` frames is back after `length`."""
-    # a bounce cannot be slower or faster
-    most = 0.5 if read["motion"] == "bouncing" else STRETCH * (length - given)
-    return all(period == 0 or off_phase(length, period) <= most for period in periods(read, size))
-
-
-def off_phase(length: float, period: float) -> float:
-    """How many frames a motion of that period is away from its beginning after `length`."""
-    return abs(length - period * max(1, round(length / period)))
-
-
-def periods(read: dict, size: tuple[int, int]) -> list[float]:
-    """The frames after which each part of a motion repeats; 0 for what stands still."""
-    motion = read["motion"]
-    if motion in shapes.FIRST_SIZE:
-        return [2 * (shapes.RADII[1] - shapes.RADII[0]) / shapes.GROWTH]
-    if motion == "bouncing":
-        return [shapes.BOUNCE_FRAMES]
-    if motion not in shapes.DIRECTIONS:
-        return [0.0]
-    unit = min(size) / shapes.SIDE  # pixels
-    reach = shapes.REACH * shapes.SIZES[read["size"]]
-    speed = np.median(np.abs(np.diff(read["position"], axis=0)), axis=0) / unit  # (2,) as (x, y)
-    moves = np.array(shapes.DIRECTIONS[motion]) != 0
-    rooms = np.array([size[1], size[0]]) / unit - 2 * reach
-    return [float(2 * room / v) for room, v, move in zip(rooms, speed, moves, strict=True) if move]
+def closes(length: int, parts: list[tuple[float, float]]) -> bool:
+    """Whether every part of a motion, a period in frames with a speed, has come back to within
+    `NEAR` units of its beginning after `length` frames."""
+    turns = [max(1, round(length / period)) for period, _ in parts]
+    return all(
+        abs(length - count * period) * speed <= NEAR
+        for count, (period, speed) in zip(turns, parts, strict=True)
+    )

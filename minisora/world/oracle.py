@@ -12,6 +12,7 @@ import numpy as np
 
 from minisora.errors import check_frames
 from minisora.world import shapes
+from minisora.world.law import off_bounce
 from minisora.world.protocol import World
 
 ATTRIBUTES = ("shape", "color", "motion", "size", "background")
@@ -241,17 +242,6 @@ def slope(path: np.ndarray) -> np.ndarray:
     path = path[: shapes.NO_TURN + 1]
     time = np.arange(len(path)) - (len(path) - 1) / 2
     return np.tensordot(time, path, 1) / (time @ time)
-
-
-def off_bounce(position: np.ndarray) -> float:
-    """Largest distance, in units, from the best-fitting bounce: any phase, a fixed floor."""
-    shift = np.arange(0, shapes.BOUNCE_FRAMES, 0.125)[:, None]  # (phases, 1)
-    frame = np.arange(len(position)) + shift  # (phases, T)
-    phase = frame % shapes.BOUNCE_FRAMES / shapes.BOUNCE_FRAMES
-    # undo the bounce: with the right phase only the constant floor is left
-    floor = position[:, 1] + 4 * shapes.BOUNCE_HEIGHT * phase * (1 - phase)  # (phases, T)
-    height = np.abs(floor - np.median(floor, axis=1, keepdims=True)).max(1).min()
-    return float(max(height, np.ptp(position[:, 0]) / 2))
 
 
 SHAPES_WORLD = World(
