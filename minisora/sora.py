@@ -36,6 +36,7 @@ Prompt = str | list[str] | None
 WINDOW, CONTEXT = 9, 5  # latents sampled at once in a long clip, and those of them that are known
 # the noise level at which an edit starts, if one attribute changes, and if a motion or several do
 STRENGTH, LARGE_STRENGTH = 0.7, 0.9
+LONGEST = 28_801  # frames of a clip: an hour
 LAST_GAP = 12  # frames of a loop that are made with both ends in sight
 
 
@@ -376,6 +377,7 @@ class Sora(Pipeline):
         prompts = self.fill_in(prompt, clips, upsample, branch(made.generator))
         frames, most = sum(map(len, plan.result)), max(self.trained_on["durations"])
         goes_forward = plan.given[0][0] == 0 and len(plan.given) == 1
+        check_counts(1, LONGEST, num_frames=frames)
         if goes_forward and plan.length > max(most, length_of(WINDOW)):
             short = from_text(length_of(WINDOW))
             given, size = self.check_given(short, prompts, clips)

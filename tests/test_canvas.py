@@ -244,9 +244,9 @@ def places(plan: Plan, source: int, frame: int) -> set[int]:
 
 @pytest.mark.parametrize("gap", [1, 2, 3, 5, 6, 7, 9, 30])
 def test_clips_are_joined_by_whole_groups(gap: int) -> None:
-    with pytest.raises(InputError, match=f"4 frames, {20 + gap} would leave {gap}: ") as refused:
+    with pytest.raises(InputError, match=f"{20 + gap} in all would need {gap}: ") as refused:
         connect(13, 7, 20 + gap)
-    nearest = int(str(refused.value).split()[-4]) - 20  # "... the nearest is 28 frames in all"
+    nearest = int(str(refused.value).split()[-3]) - 20  # "... the nearest is 28 in all"
     assert nearest in range(4, 40, 4)
     assert abs(nearest - gap) == min(abs(each - gap) for each in range(4, 40, 4))
 
@@ -576,14 +576,14 @@ REFUSED = {
     ),
     "an uneven gap": (
         lambda sora: sora.connect(CLIP, CLIP, PROMPT, 23),
-        "23 would leave 5: the nearest is 22 frames in all",
+        "23 in all would need 5: the nearest is 22 in all",
     ),
     "a second clip of floats": (
         lambda sora: sora.connect(CLIP, CLIP * 1.0, PROMPT),
         "got float64",
     ),
     "no prompt": (lambda sora: sora.extend(CLIP, " ", 17), "the prompt is empty"),
-    "too much": (lambda sora: sora.extend(CLIP, PROMPT, 5000), "the most is 16,384"),
+    "too much": (lambda sora: sora.extend(CLIP, PROMPT, 5000, "backward"), "the most is 16,384"),
 }
 
 

@@ -77,6 +77,6 @@ def test_a_clip_without_an_object_has_none() -> None:
 @pytest.mark.parametrize("world", ["events", "pairs"])
 def test_other_worlds_have_none(world: str) -> None:
     clips = [get(world).clip(0, i, 17, 32, 32, "train") for i in range(20)]
-    for clip in clips:
-        if "white" not in clip.caption:  # on pink a white object is easily overlooked
-            assert closing(clip.frames) is None, clip.caption
+    for each in clips:
+        if "white" not in each.caption:  # on pink a white object is easily overlooked
+            assert closing(each.frames) is None, each.caption

@@ -76,7 +76,8 @@ def test_given_frames_come_first(
     mode: str, clip: str, mask: str, untrained: str, tmp_path: Path
 ) -> None:
     made = make(mode, clip, mask, tmp_path / "made.webp", untrained)
-    assert np.array_equal(made[:17], world.clip(0, 3, 17).frames)
+    kept = 14 if mode == "loop" else 17  # up to three give way to the length of a loop
+    assert np.array_equal(made[:kept], world.clip(0, 3, 17).frames[:kept])
 
 
 def test_a_clip_is_animated_from_its_last_frame(
@@ -130,7 +131,7 @@ def test_seconds_are_eighths(tiny_sora: Sora, tmp_path: Path, modes: list[str]) 
     [
         (["animate", "{here}/none.png"], "no such file"),
         (["extend", "{clip}", STAR, "--num-frames", "9"], "must be 18 or more, got 9"),
-        (["loop", "{clip}", STAR, "--num-frames", "22"], "by a multiple of 4 frames"),
+        (["loop", "{clip}", STAR, "--num-frames", "22"], "the nearest is 21 in all"),
         (["edit", "{clip}", "sing a song"], "names nothing that can change"),
         (["edit", "{clip}", STAR, "--strength", "2"], "strength must be from 0 to 1, got 2.0"),
         (["inpaint", "{clip}", STAR, "--mask", "{here}/wide.png"], "it must have its ratio"),

@@ -88,13 +88,13 @@ def test_unknown_words_are_named_with_the_nearest_known(
     text: TextEncoder, prompts: list[str], named: str
 ) -> None:
     with pytest.warns(UserWarning) as caught:
-        warn_of_unknown(text, prompts, stacklevel=2)
+        warn_of_unknown(text, prompts)
     assert str(caught[0].message) == f"the model does not know {named}; it reads them as blanks"
     assert caught[0].filename == __file__
 
 
 def test_known_words_are_no_reason_to_warn(text: TextEncoder, recwarn) -> None:
-    warn_of_unknown(text, ["a red circle", ""], stacklevel=2)
+    warn_of_unknown(text, ["a red circle", ""])
     assert len(recwarn) == 0
 
 
