@@ -1,17 +1,22 @@
-# Each command sets up what it needs: `make demo` makes a clip, `make course` opens the notebooks,
+# Each command sets up what it needs: `make demo` makes a clip, `make course` makes your own copies of
+# the notebooks and opens them, `make course-reset NN=05` makes a fresh copy of one,
 # `make test` runs all tests and notebooks, `make outputs` runs the notebooks in place.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 PROMPT ?= a large yellow star moving down and left on a navy background
 
-.PHONY: demo course test outputs lint clean
+.PHONY: demo course course-reset test outputs lint clean
 
 demo: .venv/.installed
 	$(BIN)/minisora sample "$(PROMPT)" --out clip.mp4
 
 course: .venv/.installed-course
-	$(BIN)/jupyter lab notebooks/00_quickstart.ipynb
+	$(BIN)/python notebooks/student.py
+	$(BIN)/jupyter lab course/00_quickstart.ipynb
+
+course-reset: .venv/.installed-course
+	$(BIN)/python notebooks/student.py --reset $(NN)
 
 test: .venv/.installed-dev lint
 	$(BIN)/python -m pytest

@@ -1,9 +1,11 @@
-"""Writes a student's copy of a notebook: `python notebooks/student.py 09`.
+"""Makes a student's own copies of the notebooks in course/: `python notebooks/student.py`.
 
-In the copy, my_NN_name.ipynb, the bodies between BEGIN SOLUTION and END SOLUTION are blank and
-there are no outputs. A copy that is there already is never overwritten.
+In a copy the bodies between BEGIN SOLUTION and END SOLUTION are blank and there are no outputs. A
+copy that was edited is never touched; `python notebooks/student.py --reset 05` replaces it, after
+asking. The markers are those of nbgrader, so a teacher can use the notebooks with it as they are.
 """
 
+import hashlib
 import re
 import sys
 from pathlib import Path
@@ -11,25 +13,86 @@ from pathlib import Path
 import nbformat
 
 HERE = Path(__file__).parent
+COURSE = HERE.parent / "course"
 BODY = re.compile(r"### BEGIN SOLUTION\n.*?### END SOLUTION", re.S)
+MARK = "minisora"  # the key in a copy's metadata of what it was like when it was made
 
 
-def main(chosen: list[str]) -> None:
-    """Writes the copies of the notebooks of the given numbers."""
-    for path in sorted(HERE.glob("[0-9][0-9]_*.ipynb")):
-        if path.name[:2] in chosen:
-            copy = HERE / f"my_{path.name}"
-            if copy.exists():
-                sys.exit(f"{copy.name} is there already: rename it first")
-            nbformat.write(blank(nbformat.read(path, as_version=4)), copy)
-            print(f"{copy.name} is yours")
+def main(arguments: list[str]) -> None:
+    if arguments[:1] == ["--reset"]:
+        reset(arguments[1:])
+    elif arguments:
+        sys.exit("usage: python notebooks/student.py [--reset 05 ...]")
+    else:
+        make()
+
+
+def sources() -> list[Path]:
+    return sorted(HERE.glob("[0-9][0-9]_*.ipynb"))
+
+
+def make(folder: Path = COURSE) -> list[Path]:
+    """Writes the copies that are not there yet, and renews those that nobody has edited. Returns
+    the ones that were left alone."""
+    folder.mkdir(exist_ok=True)
+    kept = []
+    for path in sources():
+        copy = folder / path.name
+        if copy.exists() and is_edited(copy):
+            kept.append(copy)
+        else:
+            write(path, copy)
+    print(f"{folder.name}/ holds your own copies of {len(sources())} notebooks")
+    if kept:
+        print(f"left as they are, since you edited them: {', '.join(path.name for path in kept)}")
+    return kept
+
+
+def reset(numbers: list[str], folder: Path = COURSE) -> None:
+    """Replaces the copies of notebooks by fresh ones, after asking."""
+    known = {path.name[:2]: path for path in sources()}
+    if not numbers or not set(numbers) <= known.keys():
+        sys.exit(f"name notebooks by their numbers, {', '.join(known)}: make course-reset NN=05")
+    for number in numbers:
+        copy = folder / known[number].name
+        if (
+            copy.exists()
+            and input(f"Replace {folder.name}/{copy.name}, with all that you wrote? [y/N] ") != "y"
+        ):
+            print("kept")
+            continue
+        folder.mkdir(exist_ok=True)
+        write(known[number], copy)
+        print(f"{folder.name}/{copy.name} is fresh")
+
+
+def write(path: Path, copy: Path) -> None:
+    notebook = blank(nbformat.read(path, as_version=4))
+    notebook.metadata[MARK] = digest(notebook)
+    nbformat.write(notebook, copy)
+
+
+def is_edited(copy: Path) -> bool:
+    """Whether a cell differs from when the copy was made. What cannot be read counts as edited."""
+    try:
+        notebook = nbformat.read(copy, as_version=4)
+    except Exception:
+        return True
+    return notebook.metadata.get(MARK) != digest(notebook)
+
+
+def digest(notebook: nbformat.NotebookNode) -> str:
+    return hashlib.sha256("\0".join(cell.source for cell in notebook.cells).encode()).hexdigest()
 
 
 def blank(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """The notebook without solutions and outputs."""
+    """The notebook without solutions and outputs, with links that hold in the folder course/."""
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.source, cell.outputs, cell.execution_count = unsolved(cell.source), [], None
+        else:
+            links = r"\]\((figures/|solutions/|[\w-]+\.md)"
+            cell.source = re.sub(links, r"](../notebooks/\1", cell.source)
     return notebook
 
 
@@ -37,7 +100,7 @@ def unsolved(source: str) -> str:
     """The source with the body of each solution replaced by an error that names its function."""
 
     def error(match: re.Match[str]) -> str:
-        *_, name = re.findall(r"^def (\w+)", source[: match.start()], re.M)
+        *_, name = re.findall(r"^ *def (\w+)", source[: match.start()], re.M)
         return f'raise NotImplementedError("write this: {name}")'
 
     return BODY.sub(error, source)

@@ -3,6 +3,7 @@
 import io
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -160,6 +161,14 @@ def test_an_answer_may_empty_a_list() -> None:
 
 
 # show
+
+
+def test_a_figure_becomes_a_small_picture() -> None:
+    figure, ax = plt.subplots(figsize=(3, 2))
+    ax.plot([0, 1])
+    with Image.open(io.BytesIO(nb.picture(figure).png)) as image:
+        assert image.mode == "P"
+    assert not plt.get_fignums()  # the notebook does not show it again
 
 
 def test_a_slider_shows_the_picture_of_its_value() -> None:
