@@ -30,7 +30,7 @@ from minisora.world.loops import LONGEST, closing
 FAR = 1.5  # units; the shorter side of a picture has 32
 KEPT = 2.0  # units: an edit keeps a path if it is so near, root mean square
 SEAM = 1.5  # the step from a loop's end to its beginning, in median steps
-STRENGTHS = (0.6, STRENGTH, 0.8, 0.85, LARGE_STRENGTH, 1.0)
+STRENGTHS = tuple(sorted({0.5, 0.6, 0.7, 0.8, 1.0, STRENGTH, LARGE_STRENGTH}))
 TIMES = (2, 8, 15, 30, 45, 60)  # seconds after which a long clip is read
 LONG_CLIPS = 64
 LAWFUL = "lawful"
