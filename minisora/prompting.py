@@ -34,7 +34,7 @@ STRENGTHS = tuple(sorted({0.5, 0.6, 0.7, 0.8, 1.0, STRENGTH, LARGE_STRENGTH}))
 TIMES = (2, 8, 15, 30, 45, 60)  # seconds after which a long clip is read
 LONG_CLIPS = 64
 LAWFUL = "lawful"
-TURNS = "turning into"
+TURNS, HALF = "turning into", "bouncing, 13 frames given"
 BATCH = 40
 Frames = np.ndarray  # uint8 (B, T, H, W, 3)
 
@@ -175,17 +175,19 @@ def connected(bench: Bench) -> Iterator[Row]:
 
 
 def loops(bench: Bench) -> Iterator[Row]:
-    """Clips of what moves, grows or shrinks (16 frames) or bounces (13, so that it is no loop yet),
-    if there is a length at which their own motion leads back."""
-    cases: dict[tuple[int, int], list[Clip]] = {}
+    """Clips of 17 frames that move, grow, shrink or bounce, if there is a length at which their own
+    motion leads back. Two whole bounces are a loop already, so bounces are also closed from 13."""
+    cases: dict[tuple[str, int, int], list[Clip]] = {}
     for clip in bench.true_clips(frames=LONGEST, where=can_close):
-        cases.setdefault(closing_of(clip) or (0, 0), []).append(clip)
+        for kind, count in given_of(clip).items():
+            if found := closing(clip.frames[:count]):
+                cases.setdefault((kind, *found), []).append(clip)
     read: dict[str, list[tuple[str, bool]]] = {}
-    for (given, length), truth in sorted(cases.items()):
+    for (kind, given, length), truth in sorted(cases.items()):
         true = stacked(truth)
         part, new = true[:, :given], length - given
         back = part[:, -2:0:-1]  # given - 2 frames
-        ways = {
+        ways: dict[str, Frames] = {
             "sampled": bench.in_batches(partial(looped, bench, length), truth, part),
             "true clip": true[:, :length],
             "baseline: the clip alone": part,
@@ -196,15 +198,15 @@ def loops(bench: Bench) -> Iterator[Row]:
         }
         for source, frames in ways.items():
             read.setdefault(source, []).extend(
-                (kind_of(clip), is_loop(made, clip))
-                for made, clip in zip(frames, truth, strict=True)
+                (kind, is_loop(made, clip)) for made, clip in zip(frames, truth, strict=True)
             )
     for source, results in read.items():
         about = {"mode": "loop", "source": source}
-        yield about | {"measure": LAWFUL} | share_of([right for _, right in results])
-        for kind in sorted({kind for kind, _ in results}):
-            of_kind = [right for found, right in results if found == kind]
-            yield about | {"measure": f"{LAWFUL}: {kind}"} | share_of(of_kind)
+        whole = [right for case, right in results if case != HALF]
+        yield about | {"measure": LAWFUL} | share_of(whole)
+        for name in sorted({case for case, _ in results}):
+            of_kind = [right for case, right in results if case == name]
+            yield about | {"measure": f"{LAWFUL}: {name}"} | share_of(of_kind)
 
 
 def looped(bench: Bench, length: int, clips: list[Clip], part: Frames) -> Frames:
@@ -212,11 +214,13 @@ def looped(bench: Bench, length: int, clips: list[Clip], part: Frames) -> Frames
 
 
 def can_close(clip: Clip) -> bool:
-    return clip.truth["motion"] != "standing still" and closing_of(clip) is not None
+    return clip.truth["motion"] != "standing still" and closing(clip.frames[:17]) is not None
 
 
-def closing_of(clip: Clip) -> tuple[int, int] | None:
-    return closing(clip.frames[: 13 if clip.truth["motion"] == "bouncing" else 16])
+def given_of(clip: Clip) -> dict[str, int]:
+    """How many frames are given, by the kind of case."""
+    kind = kind_of(clip)
+    return {kind: 17} | ({HALF: 13} if kind == "bouncing" else {})
 
 
 def is_loop(frames: np.ndarray, clip: Clip) -> bool:

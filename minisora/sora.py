@@ -19,7 +19,6 @@ from minisora.canvas import (
     extend,
     extend_backward,
     from_text,
-    groups_of,
     length_of,
     loop,
     whole,
@@ -33,7 +32,7 @@ from minisora.world.language import altered, asked, is_complete, is_small_change
 from minisora.world.loops import closing
 
 Prompt = str | list[str] | None
-WINDOW, CONTEXT = 9, 5  # latents sampled at once in a long clip, and those of them that are known
+WINDOW, CONTEXT = 5, 3  # latents sampled at once in a long clip, and those of them that are known
 # the noise level at which an edit starts, if one attribute changes, and if a motion or several do
 STRENGTH, LARGE_STRENGTH = 0.7, 0.9
 LONGEST = 28_801  # frames of a clip: an hour
@@ -321,11 +320,13 @@ class Sora(Pipeline):
         """The parts (B, n, H, W, 3) of long clips; the first is `given` (B, T, H, W, 3) as it is."""
         start, left, seen = None, num_frames, 0
         if given is not None:
-            plan = extend(given.shape[1], num_frames)
-            seen = sum(len(span) for _, span in plan.given)  # frames that stand on the canvas
+            # as many of its last frames are known as of what is made later, if it has so many
+            groups = min(1 + (given.shape[1] - 1) // GROUP, context)
+            seen = length_of(groups)
+            plan, part = extend(seen, seen + 1), given[:, -seen:]
             with torch.inference_mode(), autocast(self.device):
-                latents = self.latents_of(self.prepare(plan, [given], len(prompts), size))
-                start = latents[:, :, : groups_of(seen)]  # (B, C, known, h, w)
+                latents = self.latents_of(self.prepare(plan, [part], len(prompts), size))
+                start = latents[:, :, :groups]  # (B, C, known, h, w)
             left -= given.shape[1]
             yield given
         parts = self.vae.decode_stream(
