@@ -159,7 +159,7 @@ def mode_options(command: argparse.ArgumentParser, mode: str) -> None:
         ways = ("forward", "backward")
         add("--direction", choices=ways, default="forward", help="where frames are added")
     if "strength" in own:
-        help_text = "0 changes nothing, 1 the most (default: 0.7, for larger changes 0.9)"
+        help_text = "0 changes nothing, 1 the most (default: 0.65, for larger changes 0.9)"
         add("--strength", type=float, help=help_text)
         ways = ("flow", "noise")
         add("--method", choices=ways, default="flow", help="FlowEdit or SDEdit (default: flow)")

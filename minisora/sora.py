@@ -34,7 +34,7 @@ from minisora.world.loops import closing
 Prompt = str | list[str] | None
 WINDOW, CONTEXT = 5, 3  # latents sampled at once in a long clip, and those of them that are known
 # the noise level at which an edit starts, if one attribute changes, and if a motion or several do
-STRENGTH, LARGE_STRENGTH = 0.7, 0.9
+STRENGTH, LARGE_STRENGTH = 0.65, 0.9
 LONGEST = 28_801  # frames of a clip: an hour
 LAST_GAP = 12  # frames of a loop that are made with both ends in sight
 
@@ -184,7 +184,7 @@ class Sora(Pipeline):
         **settings: Any,
     ) -> np.ndarray:
         """Changes a clip as the prompt says: a caption, or what is new ("make it blue"). A larger
-        `strength`, up to 1, changes more and keeps less: by default 0.7, and 0.9 if a motion or
+        `strength`, up to 1, changes more and keeps less: by default 0.65, and 0.9 if a motion or
         more than one attribute is to change.
 
         With the method "flow" it follows the difference of what the prompt and `source_prompt`

@@ -182,9 +182,11 @@ def check_output(path: str | Path) -> Path:
 def check_room(path: Path, frames: int, height: int, width: int, scale: int) -> None:
     """Raises InputError if a file of that name cannot hold such a clip, before it is made."""
     check_counts(1, scale=scale)
-    check_pixels(scale * height, scale * width)
-    if path.suffix.lower() == ".png":  # a strip
-        check_pixels(scale * height, scale * width * frames)
+    strip = path.suffix.lower() == ".png"
+    try:
+        check_pixels(scale * height, scale * width * (frames if strip else 1))
+    except ValueError as error:
+        raise InputError(f"cannot write {path}: {error}: make the scale smaller") from None
 
 
 class SourceError(Exception):

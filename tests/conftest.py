@@ -48,6 +48,14 @@ def fit(stage: str, root: Path, *arguments: str) -> None:
     main(["fit", stage, config, folder, "--trainer.enable_progress_bar=false", *arguments])
 
 
+def refused(capsys: pytest.CaptureFixture, *arguments: object) -> str:
+    """The error message of a command that has to end with exit code 2."""
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    assert stop.value.code == 2
+    return capsys.readouterr().err
+
+
 def keep_checkpoints(folder: Path, every: int) -> list[str]:
     """Arguments of `fit` that keep a checkpoint of every `every` steps."""
     return [

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import refused
 
 from minisora import Sora, video, weights, world
 from minisora.captioner import Captioner
@@ -16,14 +17,6 @@ from minisora.upsampler import Upsampler
 STAR = "a large yellow star moving down and left on a navy background"
 CIRCLE = "a red circle growing on a navy background"
 TWO = "a red circle moving left above a blue star standing still on a navy background"
-
-
-def refused(capsys: pytest.CaptureFixture, *arguments: object) -> str:
-    """The error message of a command that has to end with exit code 2."""
-    with pytest.raises(SystemExit) as stop:
-        main([str(argument) for argument in arguments])
-    assert stop.value.code == 2
-    return capsys.readouterr().err
 
 
 @pytest.fixture

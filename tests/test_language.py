@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from minisora import InputError, world
-from minisora.world import Mixture, events, language, pairs, shapes
+from minisora.world import Mixture, events, language, lexicon, pairs, shapes
 from minisora.world.language import (
     draw_prompt,
     human_caption,
@@ -475,3 +475,46 @@ def test_an_event_that_cannot_happen_is_refused() -> None:
 @pytest.mark.parametrize("second", [TWO, THEN])
 def test_clips_of_other_worlds_are_joined_under_the_first_caption(second: str) -> None:
     assert language.joined(RED, second) == RED
+
+
+@pytest.mark.parametrize(
+    ("typed", "caption"),
+    [
+        ("make it move left", "a small red circle moving left on a black background"),
+        ("let it drift up", "a small red circle moving up on a black background"),
+        ("grow", "a red circle growing on a black background"),
+        ("stop", "a small red circle standing still on a black background"),
+        ("make it bigger", "a large red circle moving right on a black background"),
+        ("it should bounce", "a small red circle bouncing on a black background"),
+    ],
+)
+def test_requests_may_be_commands(typed: str, caption: str) -> None:
+    assert language.altered(RED, lexicon.in_our_words(language.asked(typed))) == caption
+
+
+@pytest.mark.parametrize(
+    ("typed", "caption"),
+    [
+        ("change red to green", "a small green circle moving right on a black background"),
+        ("make the red circle a star", "a small red star moving right on a black background"),
+        ("make the black background pink", "a small red circle moving right on a pink background"),
+    ],
+)
+def test_a_request_may_name_what_is_there_now(typed: str, caption: str) -> None:
+    assert language.altered(RED, typed) == caption
+
+
+def test_the_caption_of_an_image_is_changed_without_a_motion() -> None:
+    still = "a small red circle on a black background"
+    assert language.altered(still, "make it blue") == still.replace("red", "blue")
+
+
+def test_an_image_cannot_be_made_to_move() -> None:
+    with pytest.raises(InputError, match="an image does not move"):
+        language.altered("a small red circle on a black background", "moving left")
+
+
+def test_a_pair_of_which_one_color_changes_is_a_small_change() -> None:
+    color = next(word for word in ("red", "blue", "green") if word in TWO)
+    other = next(word for word in ("cyan", "white", "purple") if word not in TWO)
+    assert language.is_small_change(TWO, TWO.replace(color, other))

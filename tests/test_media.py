@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import refused
 from PIL import Image
 
 from minisora import InputError, Sora, media, video, world
@@ -11,14 +12,6 @@ from minisora.canvas import MODES
 from minisora.cli import MODE_COMMANDS, main
 
 STAR = "a large yellow star moving down on a navy background"
-
-
-def refused(capsys: pytest.CaptureFixture, *arguments: object) -> str:
-    """The error message of a command that has to end with exit code 2."""
-    with pytest.raises(SystemExit) as stop:
-        main([str(argument) for argument in arguments])
-    assert stop.value.code == 2
-    return capsys.readouterr().err
 
 
 @pytest.fixture

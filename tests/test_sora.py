@@ -248,3 +248,81 @@ def test_who_writes_the_prompt_does_not_change_the_clip(tiny_sora: Sora) -> None
 def test_a_window_that_is_too_large_is_refused(tiny_sora: Sora) -> None:
     with pytest.raises(InputError, match="the most is 16,384"):
         next(tiny_sora.stream(PROMPT, 5, 512, 512))
+
+
+# Long clips
+
+
+def test_a_stream_goes_on_from_a_clip(tiny_sora: Sora) -> None:
+    parts = [*tiny_sora.stream(PROMPT, 60, given=frames(17), generator=noise())]
+    made = np.concatenate(parts, axis=1)
+    assert made.shape == (1, 60, 32, 32, 3)
+    assert np.array_equal(made[0, :17], frames(17))
+
+
+def test_a_stream_from_one_frame_follows_an_image(tiny_sora: Sora) -> None:
+    streamed = np.concatenate(
+        [*tiny_sora.stream(PROMPT, 17, given=frames(1), generator=noise())], axis=1
+    )
+    animated = tiny_sora.animate(frames(1)[0], PROMPT, 17, generator=noise())
+    assert most_apart(streamed, animated) <= 1
+
+
+def test_a_long_animation_is_made_window_by_window(tiny_sora: Sora) -> None:
+    made = tiny_sora.animate(frames(1)[0], PROMPT, 200, generator=noise())
+    assert made.shape == (1, 200, 32, 32, 3)
+    assert np.array_equal(made[0, 0], frames(1)[0])
+
+
+def test_a_prompt_is_checked_before_a_stream_is_read(tiny_sora: Sora) -> None:
+    with pytest.raises(InputError, match="the prompt is empty"):
+        tiny_sora.stream("", 60)
+
+
+# Loops
+
+
+def of_motion(motion: str, count: int) -> np.ndarray:
+    clips = (world.clip(0, i, count) for i in range(999))
+    return next(clip.frames for clip in clips if clip.truth["motion"] == motion)
+
+
+def test_two_whole_bounces_come_back_as_they_are(tiny_sora: Sora) -> None:
+    bounce = of_motion("bouncing", 17)
+    assert np.array_equal(tiny_sora.loop(bounce, PROMPT)[0], bounce[:16])
+
+
+def test_a_loop_is_as_long_as_its_motion_needs(tiny_sora: Sora) -> None:
+    made = tiny_sora.loop(of_motion("growing", 17), PROMPT, generator=noise())
+    assert made.shape[1] in (31, 32, 33)
+
+
+def test_a_long_loop_begins_with_the_given_frames(tiny_sora: Sora) -> None:
+    made = tiny_sora.loop(frames(17), PROMPT, 61, generator=noise())
+    assert made.shape == (1, 61, 32, 32, 3)
+    assert np.array_equal(made[0, :17], frames(17))
+
+
+def test_each_prompt_of_an_edit_has_its_own_strength(tiny_sora: Sora) -> None:
+    clip, far = frames(9), PROMPT.replace("right", "left")
+    both = tiny_sora.edit(clip, [PROMPT, far], source_prompt=SOURCE, generator=noise())
+    alone = tiny_sora.edit(clip, PROMPT, source_prompt=SOURCE, generator=noise())
+    assert np.array_equal(both[0], alone[0])
+
+
+@pytest.mark.parametrize("number", [{"num_inference_steps": 0}, {"guidance_scale": float("nan")}])
+def test_impossible_numbers_are_refused_before_the_captioner_runs(
+    tiny_sora: Sora, number: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Sora, "describe", lambda *_: pytest.fail("the captioner ran"))
+    with pytest.raises(InputError, match=next(iter(number))):
+        tiny_sora.extend(frames(), **number)
+
+
+def test_a_black_clip_has_no_caption(tiny_sora: Sora, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_caption(*_: object, **__: object) -> list[str]:
+        raise InputError("no such caption")
+
+    monkeypatch.setattr(tiny_sora.upsampler, "complete", no_caption)
+    with pytest.raises(InputError, match="the captioner can make nothing of what is given"):
+        tiny_sora.extend(np.zeros((9, 32, 32, 3), dtype=np.uint8))

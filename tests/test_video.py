@@ -4,6 +4,7 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -306,3 +307,41 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     video.write(link, MOVING)
     assert link.is_symlink()
     assert len(video.read(file)) == 17
+
+
+# What `write` is given
+
+
+def test_no_frame_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no frame to write"):
+        video.write(tmp_path / "a.mp4", iter([]))
+
+
+def test_parts_of_two_sizes_are_refused(tmp_path: Path) -> None:
+    parts = [np.zeros((2, side, 32, 3), dtype=np.uint8) for side in (32, 40)]
+    with pytest.raises(InputError, match="all frames need one size"):
+        video.write(tmp_path / "a.mp4", iter(parts))
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_error_while_frames_are_made_stays_what_it_is(tmp_path: Path) -> None:
+    def failing() -> Iterator[np.ndarray]:
+        yield np.zeros((2, 32, 32, 3), dtype=np.uint8)
+        raise RuntimeError("no memory left")
+
+    with pytest.raises(RuntimeError, match=r"^no memory left$"):
+        video.write(tmp_path / "a.mp4", failing())
+    assert not list(tmp_path.iterdir())
+
+
+def test_notes_may_hold_numbers_of_numpy(tmp_path: Path) -> None:
+    path = video.write(tmp_path / "a.gif", gray_clip(3), about={"seed": np.int64(7)})
+    assert video.about(path) == {"seed": 7}
+
+
+@pytest.mark.parametrize(("name", "frames"), [("a.mp4", 9), ("a.png", 9)])
+def test_what_is_too_large_for_its_file_is_known_before(
+    tmp_path: Path, name: str, frames: int
+) -> None:
+    with pytest.raises(InputError, match="pixels"):
+        video.check_room(tmp_path / name, frames, 32, 32, 100_000)
