@@ -8,7 +8,8 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import minisora
@@ -38,8 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 recaption_command(arguments[1:])
             else:
                 options = parse(arguments)
-                signal.signal(signal.SIGTERM, terminated)  # `fit` has its own way to end
-                options.run(options)
+                with interruptible():  # `fit` has its own way to end
+                    options.run(options)
             sys.stdout.flush()  # a closed pipe shows here
     except InputError as error:
         say("error", error)
@@ -58,9 +59,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
-def terminated(number: int, frame: Any) -> None:
-    """Ends a command so that no half-written file is left."""
-    raise Interrupted("terminated", 128 + number)
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM ends the command in the block as an exception, so that no half-written file is left."""
+
+    def terminated(number: int, frame: Any) -> None:
+        raise Interrupted("terminated", 128 + number)
+
+    before = signal.signal(signal.SIGTERM, terminated)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def say(kind: str, message: object) -> None:

@@ -3,6 +3,7 @@
 
 import io
 import runpy
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,9 @@ def picture(figure: Any, **options: Any) -> Picture:
     of `tight_layout`."""
     import matplotlib.pyplot as plt  # comes with the course's extra
 
-    figure.tight_layout(**{"pad": 0.4} | options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # axes that were placed by hand stay where they are
+        figure.tight_layout(**{"pad": 0.4} | options)
     plt.close(figure)  # or the notebook shows it twice
     return Picture([Image.open(io.BytesIO(png_of(figure))).convert("RGB")])
 

@@ -15,6 +15,7 @@ import nbformat
 HERE = Path(__file__).parent
 COURSE = HERE.parent / "course"
 BODY = re.compile(r"### BEGIN SOLUTION\n.*?### END SOLUTION", re.S)
+SOLVED = r"Here they are solved; `make course` makes your own copy, `[^`]*`, in which their bodies are blank\."
 MARK = "minisora"  # the key in a copy's metadata of what it was like when it was made
 
 
@@ -93,6 +94,7 @@ def blank(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         else:
             links = r"\]\((figures/|solutions/|[\w-]+\.md)"
             cell.source = re.sub(links, r"](../notebooks/\1", cell.source)
+            cell.source = re.sub(SOLVED, "Their bodies are blank: fill them in.", cell.source)
     return notebook
 
 

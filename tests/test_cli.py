@@ -1,10 +1,14 @@
 """The command line as users type it."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import refused
@@ -385,3 +389,23 @@ def test_a_pipe_that_is_closed_is_no_error() -> None:
     ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert ended.stderr == ""
     assert ended.returncode in (0, 141)
+
+
+def test_a_terminated_command_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def parts() -> Iterator[np.ndarray]:
+        yield np.zeros((1, 32, 32, 3), dtype=np.uint8)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def stopped(*_: object, **__: object) -> None:
+        video.write(tmp_path / "clip.mp4", parts())
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("minisora.doctor.report", stopped)
+    with pytest.raises(SystemExit) as stop:
+        main(["doctor"])
+    assert stop.value.code == 143
+    assert "terminated" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert not list(tmp_path.iterdir())
