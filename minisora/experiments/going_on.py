@@ -24,7 +24,7 @@ from minisora.metrics import markdown, percent, proportion
 from minisora.pipeline import Settings
 from minisora.prompting import Bench, compared, judge
 from minisora.sampling import Velocity
-from minisora.sora import Sora
+from minisora.sora import CONTEXT, WINDOW, Sora
 from minisora.weights import fingerprint, shipped
 from minisora.world import Clip
 
@@ -130,8 +130,8 @@ class Way:
     """How to go on: a model, and the window and context of long clips."""
 
     model: type[Sora] = Sora
-    window: int = 9
-    context: int = 5
+    window: int = WINDOW
+    context: int = CONTEXT
 
 
 RUNS = [
@@ -141,15 +141,15 @@ RUNS = [
     Run("guided", "guidance by what is known, 1.5"),
     Run("noisy", "context with noise of 0.02"),
     Run("noisier", "context with noise of 0.1"),
-    Run("5-3", "windows of 5 latents, 3 known"),
+    Run("9-5", "windows of 9 latents, 5 known"),
     Run("9-7", "windows of 9, 7 known"),
     Run("9-3", "windows of 9, 3 known"),
     Run("17-9", "windows of 17, 9 known"),
 ]
 WAYS = {
     "known": Way(), "replaced": Way(Replacing), "repaint": Way(RePaint), "guided": Way(Guided),
-    "noisy": Way(NoisyContext), "noisier": Way(NoisierContext), "5-3": Way(window=5, context=3),
-    "9-7": Way(context=7), "9-3": Way(context=3), "17-9": Way(window=17, context=9),
+    "noisy": Way(NoisyContext), "noisier": Way(NoisierContext), "9-5": Way(window=9, context=5),
+    "9-7": Way(window=9, context=7), "9-3": Way(window=9, context=3), "17-9": Way(window=17, context=9),
 }  # fmt: skip
 COLUMNS = {"way": "going on by"}
 
@@ -176,7 +176,7 @@ def measure(way: Way, bundle: Path, prompts: int, seed: int) -> dict[str, Any]:
     sora = way.model.from_pretrained(bundle, "cpu")
     bench = Bench(sora, prompts, seed, tqdm(desc="going on", unit="clip", leave=False))
     right: dict[str, int] = {}
-    if (way.window, way.context) == (9, 5):
+    if (way.window, way.context) == (WINDOW, CONTEXT):
         truth = bench.true_clips()
         for name, (plan, given, far) in SHORT.items():
             ways = {"sampled": sample(bench, plan, truth, given)}
