@@ -178,7 +178,8 @@ def mode_command(options: argparse.Namespace) -> None:
     _, names, _, own = MODE_COMMANDS[mode]
     paths = [getattr(options, name) for name in names]
     size = media.canvas_size(sora, paths[0], options.height, options.width)
-    minisora.video.check_room(out, options_frames(options), *size, options.scale)
+    least = getattr(options, "num_frames", None) or 1  # frames, as far as that is known now
+    minisora.video.check_room(out, least, *size, options.scale)
     settings = settings_of(options)
     Settings(**settings)  # raises InputError before anything is read
     clips = [media.read_clip(path, size) for path in paths]
@@ -204,22 +205,16 @@ def mode_command(options: argparse.Namespace) -> None:
     write_clip(sora, mode, prompt, out, options, clip, given=files, **more)
 
 
-def options_frames(options: argparse.Namespace) -> int:
-    """The frames that are asked for, as far as that is said."""
-    return getattr(options, "num_frames", None) or 1
-
-
 def edit_prompt(
     sora: "minisora.Sora", clip: np.ndarray, options: argparse.Namespace, words: Any, more: dict
 ) -> tuple[str, dict[str, Any]]:
     """What an edit is to show, and its other arguments: what the clip shows now, and how strong the
     edit is. Raises InputError if nothing would change."""
-    from minisora.sora import default_strength
+    from minisora.sora import check_changes, default_strength
 
     source = sora.describe([clip], words, moves=len(clip) > 1)
     prompt = options.prompt if options.as_typed else sora.changed(source, [options.prompt])[0]
-    if prompt == source:
-        raise InputError(f"{options.prompt!r} changes nothing: the clip shows {source!r} already")
+    check_changes(options.prompt, prompt, source)
     strength = default_strength(source, prompt)
     return prompt, {"strength": strength, "source_prompt": source, "upsample": False} | more
 

@@ -202,6 +202,9 @@ class Sora(Pipeline):
             [video], branch(made.generator), moves=len(video) > 1
         )
         prompts = self.changed(source, listed(prompt)) if upsample else listed(prompt)
+        for request, text in zip(listed(prompt), prompts, strict=True):
+            if request != text:  # no full caption
+                check_changes(request, text, source)
         given, size = self.check_given(plan, prompts, [video])
         self.warn(plan, prompts, size, made)
         strengths = [
@@ -465,6 +468,12 @@ class Sora(Pipeline):
 
 def listed(prompt: str | list[str]) -> list[str]:
     return [prompt] if isinstance(prompt, str) else list(prompt)
+
+
+def check_changes(request: str, prompt: str, source: str) -> None:
+    """Raises InputError if a clip that is as in `source` is to become just that."""
+    if prompt == source:
+        raise InputError(f"{request!r} changes nothing: the clip shows {source!r} already")
 
 
 def default_strength(source: str, prompt: str) -> float:

@@ -303,6 +303,11 @@ def test_a_long_loop_begins_with_the_given_frames(tiny_sora: Sora) -> None:
     assert np.array_equal(made[0, :17], frames(17))
 
 
+def test_a_request_for_what_is_there_already_is_refused(tiny_sora: Sora) -> None:
+    with pytest.raises(InputError, match="'make it red' changes nothing"):
+        tiny_sora.edit(frames(9), "make it red", source_prompt=SOURCE)
+
+
 def test_each_prompt_of_an_edit_has_its_own_strength(tiny_sora: Sora) -> None:
     clip, far = frames(9), PROMPT.replace("right", "left")
     both = tiny_sora.edit(clip, [PROMPT, far], source_prompt=SOURCE, generator=noise())
