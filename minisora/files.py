@@ -1,10 +1,12 @@
 """Files appear whole or not at all, and what cannot be written is said before the work is done."""
 
+import json
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -78,3 +80,24 @@ def locked(path: str | Path) -> Iterator[None]:
     finally:
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
+
+
+def read_lines(path: Path, keys: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The lines of a .jsonl file. Raises InputError, naming the line, if one lacks a text."""
+    rows: list[dict[str, Any]] = []
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # a byte order mark is no part of it
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {path} as text in UTF-8: {error}") from None
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            texts = [row[key] for key in keys]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            texts = [None]
+        if not all(isinstance(text, str) for text in texts):
+            raise InputError(f"{path}, line {number}: no JSON with texts for {' and '.join(keys)}")
+        rows.append(row)
+    return rows

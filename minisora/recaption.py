@@ -19,7 +19,7 @@ from tqdm import tqdm
 from minisora import draws, video
 from minisora.captioner import Captioner
 from minisora.errors import InputError, check_counts, check_seed, check_shares
-from minisora.files import check_writable, locked
+from minisora.files import check_writable, locked, read_lines
 from minisora.weights import fingerprint, shipped
 from minisora.world import Mixture, language
 
@@ -163,27 +163,6 @@ def caption_all(captioner: Captioner, clips: list[np.ndarray], sampled: bool) ->
     if len({clip.shape for clip in clips}) == 1:
         return captioner(np.stack(clips), sampled=sampled)
     return [captioner(clip[None], sampled=sampled)[0] for clip in clips]
-
-
-def read_lines(path: Path, keys: tuple[str, ...]) -> list[dict[str, Any]]:
-    """The lines of a .jsonl file. Raises InputError, naming the line, if one lacks a text."""
-    rows: list[dict[str, Any]] = []
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # a byte order mark is no part of it
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {path} as text in UTF-8: {error}") from None
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            texts = [row[key] for key in keys]
-        except (ValueError, KeyError, TypeError, RecursionError):
-            texts = [None]
-        if not all(isinstance(text, str) for text in texts):
-            raise InputError(f"{path}, line {number}: no JSON with texts for {' and '.join(keys)}")
-        rows.append(row)
-    return rows
 
 
 def lines_done(path: Path, head: dict[str, Any]) -> int:
