@@ -42,9 +42,13 @@ STAGES = {  # stage: its training module and its data
     "upsampler": (UpsamplerTraining, PromptData),
 }
 CLASSES = {  # stage: the classes that are built where a config names none
-    "vae": {"data.view": "data.Pixels", "model.vae": "vae.VAE"},
-    "dit": {"data.view": "data.Latents", "model.text": "text.TextEncoder", "model.dit": "dit.DiT"},
-    "captioner": {"data.view": "data.Captions", "model.captioner": "captioner.Captioner"},
+    "vae": {"data.view": "views.Pixels", "model.vae": "vae.VAE"},
+    "dit": {
+        "data.view": "views.Latents",
+        "model.text": "text.TextEncoder",
+        "model.dit": "dit.DiT",
+    },
+    "captioner": {"data.view": "views.Captions", "model.captioner": "captioner.Captioner"},
     "upsampler": {"model.upsampler": "upsampler.Upsampler"},
 }
 LINKS = {  # stage: arguments that follow from others, target -> source

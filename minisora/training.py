@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from minisora import draws, video, weights
 from minisora.canvas import MODES
 from minisora.captioner import Captioner
-from minisora.data import ClipData
+from minisora.data import ClipData, VideoData
 from minisora.dit import DiT
 from minisora.errors import InputError, check_counts, check_numbers, check_seed, check_shares
 from minisora.flow import add_noise, draw_levels, flow_loss, shift_for
@@ -31,7 +31,7 @@ from minisora.pipeline import Settings
 from minisora.sora import Sora
 from minisora.text import PretrainedEncoder, TextEncoder
 from minisora.upsampler import Upsampler
-from minisora.vae import GROUP, VAE, to_frames, to_pixels, vae_loss
+from minisora.vae import GROUP, VAE, to_frames, vae_loss
 from minisora.world import get, language
 
 
@@ -161,7 +161,7 @@ class VAETraining(Training):
             part.load_state_dict(getattr(given, name).state_dict())
             part.requires_grad_(False)
 
-    def check(self, data: ClipData) -> None:
+    def check(self, data: VideoData) -> None:
         data.check_sizes(self.vae.space)
 
     def optimized(self) -> tuple[torch.nn.Module, list[torch.nn.Module]]:
@@ -171,7 +171,8 @@ class VAETraining(Training):
     def setup(self, stage: str) -> None:
         """Sets VAE and baseline to the PCA, before the model is moved to its device and before a
         checkpoint is restored."""
-        clips = to_pixels(self.trainer.datamodule.view.frames[0][:256])  # (256, 3, T, H, W)
+        data = self.trainer.datamodule
+        clips = data.view.examples(data)  # (N, 3, T, H, W)
         if self.given:
             self.vae.decode_linear.load_state_dict(self.given[0].decode_linear.state_dict())
         else:
@@ -295,11 +296,10 @@ class DiTTraining(Training):
         elif mine == theirs:
             load_shared(self.text, sora.text)
 
-    def check(self, data: ClipData) -> None:
+    def check(self, data: VideoData) -> None:
         view: Any = data.view
         space, patch = view.vae.space, self.dit.patch
-        captions = [data.clip(i).caption for i in range(min(100, data.clips))]
-        longest = max(captions, key=lambda caption: len(caption.split()))
+        longest = max(data.captions(), key=lambda caption: len(caption.split()))
         try:
             self.text([longest])
         except InputError as error:

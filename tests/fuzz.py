@@ -41,10 +41,10 @@ from PIL import Image
 
 from minisora import InputError, Sora, cli, video, weights, world
 from minisora.captioner import Captioner
-from minisora.data import read_captions
 from minisora.fit import STAGES, check_checkpoint, parse
 from minisora.recaption import OwnClips, recaption_clips
 from minisora.upsampler import Upsampler
+from minisora.views import read_captions
 
 SECONDS = 10  # of a case
 GROWTH = 2**20  # KiB of memory

@@ -29,13 +29,14 @@ from minisora.canvas import (
     length_of,
     loop,
 )
-from minisora.data import ClipData, Latents
+from minisora.data import ClipData
 from minisora.dit import DiT
 from minisora.flow import flow_loss
 from minisora.patches import unpatchify
 from minisora.pipeline import Settings
 from minisora.sampling import SAMPLERS, guided, noise_levels
 from minisora.vae import VAE, to_frames, to_pixels
+from minisora.views import Latents
 
 pytestmark = [
     pytest.mark.usefixtures("in_float32"),

@@ -11,15 +11,13 @@ from lightning import Trainer
 from minisora import InputError, draws, world
 from minisora.data import (
     Bucket,
-    Captions,
     ClipData,
-    Latents,
-    Pixels,
     PromptData,
     batch_indices,
     pick,
 )
 from minisora.vae import to_frames, to_pixels
+from minisora.views import Captions, Latents, Pixels
 from minisora.world import language
 
 WHOLE = {17: 1.0}  # lengths: all clips are whole

@@ -13,7 +13,7 @@ import torch
 from conftest import shake
 
 from minisora import Sora, fit, weights, world
-from minisora.data import ClipData, Latents, read_captions
+from minisora.data import ClipData
 from minisora.dit import DiT
 from minisora.evaluate import sample_clips
 from minisora.experiments import binding, going_on, paraphrases, recaption, recipe, runs
@@ -22,6 +22,7 @@ from minisora.patches import positions
 from minisora.pipeline import Settings
 from minisora.vae import VAE, to_pixels
 from minisora.variants.positions import NoPositionEmbedding, NoRotations
+from minisora.views import Latents, read_captions
 from minisora.weights import fingerprint
 from minisora.world import language, shapes
 

@@ -11,10 +11,11 @@ import torch
 from minisora import InputError, video, weights, world
 from minisora.captioner import Captioner
 from minisora.cli import main
-from minisora.data import ClipData, Latents, read_captions
-from minisora.files import locked
-from minisora.recaption import read_lines, recaption_clips
+from minisora.data import ClipData
+from minisora.files import locked, read_lines
+from minisora.recaption import recaption_clips
 from minisora.vae import VAE
+from minisora.views import Latents, read_captions
 
 
 @pytest.fixture(scope="module")

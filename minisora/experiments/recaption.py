@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from minisora.data import read_captions
 from minisora.evaluate import sample_clips
 from minisora.experiments import runs
 from minisora.experiments.runs import CLIPS, Run, alone, fill, found, fresh_clips, interval
@@ -21,6 +20,7 @@ from minisora.metrics import markdown
 from minisora.recaption import recaption_clips
 from minisora.sora import Sora
 from minisora.upsampler import Upsampler
+from minisora.views import read_captions
 from minisora.weights import fingerprint, shipped
 from minisora.world import Clip, describe
 from minisora.world.language import named_right
