@@ -5,10 +5,13 @@ import json
 import re
 import statistics
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import nbformat
 import pytest
+
+from minisora import weights
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 sys.path.insert(0, str(FOLDER))
@@ -18,6 +21,13 @@ NOTEBOOKS = sorted(FOLDER.glob("[0-9][0-9]_*.ipynb"))
 SECTIONS = [  # with ideas of its own between them
     "Setup", "A first attempt", "See it", "Experiment", "Exercises", "Recap",
     "References and what comes next",
+]  # fmt: skip
+
+GLOSSARY = (FOLDER / "glossary.md").read_text()
+TERMS = [
+    "ablation", "adaLN-Zero", "attention", "classifier-free guidance", "conditional velocity",
+    "conditioning", "cross-attention", "latent", "marginal velocity", "ODE", "positional embedding",
+    "rotary positions", "self-attention", "timestep",
 ]  # fmt: skip
 
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -49,10 +59,36 @@ def test_every_section_is_there(path: Path) -> None:
     assert first["source"].startswith(f"# {number} · ")
     assert f"(figures/{number}-hero.png)" in first["source"]
     assert f"(figures/roadmap-{number}.svg)" in first["source"]
-    for line in ("**You will**", "**You need**", "**Runs in**", "**Rebuilds**"):
+    for line in ("**You will**", "**You need**", "**Runs in**", "**Rebuilds**", "(glossary.md)"):
         assert line in box["source"]
     heads = [head.split(":")[0] for head in re.findall(r"^## (.*)$", markdown(path), re.M)]
     assert [head for head in heads if head in SECTIONS] == SECTIONS
+
+
+@pytest.mark.parametrize(("before", "path"), list(pairwise(NOTEBOOKS)), ids=lambda path: path.stem)
+def test_a_notebook_opens_with_what_the_last_one_left_open(before: Path, path: Path) -> None:
+    assert f"]({before.name})" in cells(path)[0]["source"]
+    assert f"]({path.name})" in cells(before)[-1]["source"]
+
+
+def test_the_glossary_links_each_term_to_a_notebook_that_uses_it() -> None:
+    rows = re.findall(r"^\| (.+?) \| .+ \| \[\d\d\]\((.+)\) \|$", GLOSSARY, re.M)
+    assert len(rows) == GLOSSARY.count("\n| ") - 1  # all but the head of the table
+    for terms, name in rows:
+        text = markdown(FOLDER / name).lower()
+        assert any(term.lower() in text for term in terms.split(", ")), terms
+
+
+def test_the_glossary_has_the_terms_of_the_field() -> None:
+    for term in TERMS:
+        assert re.search(rf"^\| (.*, )?{term}(,.*| t)? \|", GLOSSARY, re.M), term
+
+
+@each
+def test_stored_counts_are_of_the_shipped_weights(path: Path) -> None:
+    for cell in cells(path, "code"):
+        for fingerprint in re.findall(r"with transformer (\w+)", cell["source"]):
+            assert fingerprint == weights.fingerprint(weights.shipped(), "dit")
 
 
 @each
