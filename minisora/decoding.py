@@ -48,6 +48,7 @@ DAMAGE = (
     av.FFmpegError, OSError, ValueError, IndexError, KeyError, TypeError, AttributeError,
     ArithmeticError, EOFError, SyntaxError, struct.error, *BOMB,
 )  # fmt: skip
+UPRIGHT = (1, 0, 0, 0, 1, 0, 0, 0, 1)  # the display matrix of what need not be turned
 
 
 class Frame(NamedTuple):
@@ -58,6 +59,8 @@ class Frame(NamedTuple):
     picture: Any  # as decoded; from `decode` on uint8 (H, W, 3), or None if it is not wanted
     unit: float = 0.0  # times are rounded to multiples of it
     length: float = 0.0  # seconds of the clip by the file's header, 0 if it does not say
+    matrix: tuple[int, ...] = UPRIGHT  # turns what is decoded
+    aspect: float = 1.0  # a pixel's width by its height, once it is turned
 
 
 def decode(path: str | Path, wanted: Container[int] = EVERY) -> Iterator[Frame]:
@@ -69,7 +72,7 @@ def decode(path: str | Path, wanted: Container[int] = EVERY) -> Iterator[Frame]:
     with open_file(path) as file:
         try:
             for number, raw in enumerate(raw_frames(file)):
-                frame = raw._replace(picture=to_rgb(raw.picture) if number in wanted else None)
+                frame = raw._replace(picture=to_rgb(raw) if number in wanted else None)
                 yield frame
             check_complete(frame)
         except DAMAGE as error:
@@ -224,17 +227,19 @@ def video_frames(file: BinaryIO) -> Iterator[Frame]:
         check_pixels(stream.width, stream.height)
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # sizes can change
         tick, step = float(stream.time_base), 1 / float(stream.average_rate or 1 / HOLD)
+        aspect = float(stream.sample_aspect_ratio or 1)
         first, start, end = None, 0.0, 0.0
         for raw in decode_all(container, stream):
             if first is None:
-                first = raw.time or 0.0
+                first, matrix = raw.time or 0.0, display_matrix(raw)
                 length = (stream.duration or 0) * tick or (container.duration or 0) / 1e6 - first
             # avi has a fixed rate, and no times of reordered frames
             is_timed = raw.time is not None and container.format.name != "avi"
             time = raw.time - first if is_timed else end
             start = time if time >= start else end
             end = start + (raw.duration * tick or step)
-            yield Frame(start, end, raw, min(tick, 0.001), max(0.0, length))
+            seen = 1 / aspect if is_turned(matrix) else aspect
+            yield Frame(start, end, raw, min(tick, 0.001), max(0.0, length), matrix, seen)
 
 
 def decode_all(container: Any, stream: Any) -> Iterator[av.VideoFrame]:
@@ -246,16 +251,16 @@ def decode_all(container: Any, stream: Any) -> Iterator[av.VideoFrame]:
         raise
 
 
-def to_rgb(picture: Any) -> np.ndarray:
+def to_rgb(frame: Frame) -> np.ndarray:
     """Upright RGB, uint8 (H, W, 3), of a frame as Pillow or PyAV decodes it."""
+    picture = frame.picture
     if isinstance(picture, Image.Image):
         return on_white(ImageOps.exif_transpose(picture))
     if any(part.is_alpha for part in picture.format.components):
         rgb = on_white(Image.fromarray(picture.to_ndarray(format="rgba")))
     else:
         rgb = picture.to_ndarray(format="rgb24")
-    matrix = picture.side_data.get(Type.DISPLAYMATRIX)
-    return rgb if matrix is None else upright(rgb, struct.unpack("9i", bytes(matrix)))
+    return upright(rgb, frame.matrix)
 
 
 def on_white(image: Image.Image) -> np.ndarray:
@@ -269,9 +274,24 @@ def on_white(image: Image.Image) -> np.ndarray:
     return np.array(white)
 
 
+def display_matrix(picture: Any) -> tuple[int, ...]:
+    """a, b, u, c, d, v, x, y, w of the matrix that makes a frame upright.
+
+    Asked for once in a file: `side_data` ties a frame into a circle, which lets go of it late.
+    """
+    matrix = picture.side_data.get(Type.DISPLAYMATRIX)
+    return UPRIGHT if matrix is None else struct.unpack("9i", bytes(matrix))
+
+
+def is_turned(matrix: tuple[int, ...]) -> bool:
+    """Whether a display matrix swaps height and width."""
+    a, b, *_ = matrix
+    return abs(b) > abs(a)
+
+
 def upright(rgb: np.ndarray, matrix: tuple[int, ...]) -> np.ndarray:
     """Applies a display matrix, (x, y) -> (a x + c y, b x + d y), in quarter turns and mirrors."""
     a, b, _, c, d, *_ = matrix
-    if abs(b) > abs(a):
+    if is_turned(matrix):
         rgb, a, d = rgb.swapaxes(0, 1), c, b
     return np.ascontiguousarray(rgb[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])

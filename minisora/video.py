@@ -24,6 +24,7 @@ from minisora.decoding import (
     DESCRIPTION,
     EVERY,
     MARK,
+    Frame,
     check_pixels,
     decode,
     note_of,
@@ -150,15 +151,23 @@ def resample(
     path: str | Path, fps: float, wanted: Container[int] = EVERY
 ) -> Iterator[tuple[Any, int]]:
     """Each frame's picture, and how many frames show it at `fps`."""
+    for frame, count in timeline(path, fps, wanted):
+        yield frame.picture, count
+
+
+def timeline(
+    path: str | Path, fps: float, wanted: Container[int] = EVERY
+) -> Iterator[tuple[Frame, int]]:
+    """Each frame of the file, and how many frames show it at `fps`."""
     last, done = None, 0
     for frame in decode(path, wanted):
         if last is not None:
             until = frames_before(frame.start, fps, frame.unit)
-            yield last.picture, until - done
+            yield last, until - done
             done = until
         last = frame
     if last is not None:  # a file without duration has one frame
-        yield last.picture, max(1, frames_before(last.end, fps, last.unit)) - done
+        yield last, max(1, frames_before(last.end, fps, last.unit)) - done
 
 
 def frames_before(seconds: float, fps: float, unit: float) -> int:
