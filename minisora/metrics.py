@@ -21,6 +21,16 @@ def psnr(a: Tensor, b: Tensor) -> float:
     return float((10 * (4 / error.clamp(min=1e-10)).log10()).mean())  # the peak is 2, squared 4
 
 
+def ssim(a: Tensor, b: Tensor) -> float:
+    """Structural similarity of clips in [-1, 1], (B, 3, T, H, W): the mean over frames, 1 if they
+    are equal. Source: Wang et al., "Image Quality Assessment" (2004)."""
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    one, other = (x.float().clamp(-1, 1).movedim(2, 1).flatten(0, 1) for x in (a, b))
+    found: Any = structural_similarity_index_measure(one, other, data_range=2.0)  # (B T, 3, H, W)
+    return float(found)
+
+
 def frechet_distance(a: Tensor, b: Tensor) -> float:
     """The Frechet distance of two sets of features, (N, D) and (M, D), each taken as a Gaussian:
     |difference of means|^2 + tr(A + B - 2 (A B)^(1/2)) with covariances A and B.
