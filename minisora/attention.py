@@ -1,5 +1,6 @@
 """Attention with normalized queries and keys, rotary positions, and an optional context."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -8,6 +9,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from minisora.errors import InputError
+
+Lengths = list[int] | None  # the tokens of each packed clip
+Gather = Callable[[Tensor, Tensor, Lengths], tuple[Tensor, Tensor, Lengths]]
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -22,36 +26,47 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
 
 
 def attend_packed(
-    q: Tensor, k: Tensor, v: Tensor, ck: Tensor, cv: Tensor, lengths: list[int]
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    ck: Tensor,
+    cv: Tensor,
+    lengths: list[int],
+    key_lengths: list[int],
 ) -> Tensor:
     """Attention inside each sequence of a packed row and to its own context: (1, heads, N, d).
 
-    q, k, v: (1, heads, N, d), N the sum of `lengths`; ck, cv: (S, heads, L, d), a context for each
-    of the S sequences.
+    q: (1, heads, N, d), N the sum of `lengths`; k, v: (1, heads, M, d), M that of `key_lengths`;
+    ck, cv: (S, heads, L, d), a context for each of the S sequences.
     """
-    parts = zip(k.split(lengths, dim=2), v.split(lengths, dim=2), ck, cv, strict=True)
+    parts = zip(k.split(key_lengths, dim=2), v.split(key_lengths, dim=2), ck, cv, strict=True)
     keys, values = zip(
         *((torch.cat([c[None], a], 2), torch.cat([d[None], b], 2)) for a, b, c, d in parts),
         strict=True,
-    )  # (1, heads, L + n, d) each
+    )  # (1, heads, L + m, d) each
     if q.device.type == "cuda":
-        return attend_segments(q, torch.cat(keys, 2), torch.cat(values, 2), lengths, ck.shape[2])
+        own = [length + ck.shape[2] for length in key_lengths]
+        return attend_segments(q, torch.cat(keys, 2), torch.cat(values, 2), lengths, own)
     outs = map(attend, q.split(lengths, dim=2), keys, values)
     return torch.cat(list(outs), dim=2)  # (1, heads, N, d)
 
 
-def attend_segments(q: Tensor, k: Tensor, v: Tensor, lengths: list[int], context: int) -> Tensor:
-    """`attend_packed` in one kernel, for CUDA (not measured). k, v: (1, heads, M, d), with `context`
-    more keys than queries for each sequence."""
+def attend_segments(
+    q: Tensor, k: Tensor, v: Tensor, lengths: list[int], key_lengths: list[int]
+) -> Tensor:
+    """Attention inside each sequence of a row in one kernel, for CUDA, in bfloat16 (not measured).
+
+    q: (1, heads, N, d); k, v: (1, heads, M, d). Returns (1, heads, N, d).
+    """
     from torch.nn.attention.varlen import varlen_attn
 
     def ends(counts: list[int]) -> Tensor:
         return torch.tensor([0, *counts], device=q.device).cumsum(0).to(torch.int32)  # (S + 1,)
 
-    own = [length + context for length in lengths]
-    q, k, v = (rearrange(x, "1 h n d -> n h d").to(torch.bfloat16) for x in (q, k, v))
-    out: Any = varlen_attn(q, k, v, ends(lengths), ends(own), max(lengths), max(own))  # (N, h, d)
-    return rearrange(out, "n h d -> 1 h n d")
+    row, keys, values = (rearrange(x, "1 h n d -> n h d").to(torch.bfloat16) for x in (q, k, v))
+    at = ends(lengths), ends(key_lengths), max(lengths), max(key_lengths)
+    out: Any = varlen_attn(row, keys, values, *at)  # (N, h, d)
+    return rearrange(out, "n h d -> 1 h n d").to(q.dtype)
 
 
 def rotary_frequencies(head_width: int, longest: float = 10.0) -> Tensor:
@@ -86,11 +101,17 @@ def rotate(x: Tensor, factors: Tensor) -> Tensor:
     return torch.view_as_real(pairs * factors).flatten(-2).to(x.dtype)  # (B, heads, N, d)
 
 
+def keep(k: Tensor, v: Tensor, lengths: Lengths) -> tuple[Tensor, Tensor, Lengths]:
+    """Keys and values as they are: this process holds all tokens."""
+    return k, v, lengths
+
+
 class Attention(nn.Module):
     """Self-attention and cross-attention to a context (the text) in a single softmax.
 
-    QK-norm keeps the logits bounded. Source: Dehghani et al., "Scaling Vision Transformers to 22
-    Billion Parameters" (2023).
+    `gather` brings together the keys and values of processes that share a clip (context
+    parallelism); one process keeps its own. QK-norm keeps the logits bounded. Source: Dehghani et
+    al., "Scaling Vision Transformers to 22 Billion Parameters" (2023).
     """
 
     def __init__(self, width: int, heads: int, context_width: int = 0) -> None:
@@ -100,6 +121,7 @@ class Attention(nn.Module):
                 f"a width of {width} cannot be shared by {heads} heads: set a multiple"
             )
         self.heads = heads
+        self.gather: Gather = keep
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.context_kv = None
         if context_width:
@@ -127,11 +149,12 @@ class Attention(nn.Module):
         q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)  # (B, h, N, d)
         if factors is not None:
             q, k = rotate(q, factors), rotate(k, factors)  # (B, h, N, d)
+        k, v, key_lengths = self.gather(k, v, lengths)  # (B, h, N, d), N of all processes
         if self.context_kv is not None and context is not None:
             ck, cv = self.split_heads(self.context_kv(context), 2)  # (B, h, L, d) each
             ck = self.k_norm(ck).to(v.dtype)  # (B, h, L, d)
-            if lengths is not None:
-                out = attend_packed(q, k, v, ck, cv, lengths)  # (1, h, N, d)
+            if lengths is not None and key_lengths is not None:
+                out = attend_packed(q, k, v, ck, cv, lengths, key_lengths)  # (1, h, N, d)
                 return self.out(rearrange(out, "b h n d -> b n (h d)"))  # (1, N, width)
             k, v = torch.cat([ck, k], dim=2), torch.cat([cv, v], dim=2)  # (B, h, L + N, d)
         mask = causal_mask(q.shape[2], k.shape[2], x.device) if causal else None

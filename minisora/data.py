@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from minisora import draws
 from minisora.draws import Ranks
 from minisora.errors import InputError, check_counts, check_seed, check_shares
+from minisora.parallel import ranks_of
 from minisora.vae import GROUP, to_pixels
 from minisora.world import Clip, Mixture, language, lexicon
 
@@ -58,9 +59,7 @@ class StepData(L.LightningDataModule):
 
     @property
     def ranks(self) -> Ranks:
-        if not self.trainer:
-            return Ranks()
-        return Ranks.of(self.trainer.global_rank, self.trainer.world_size)
+        return ranks_of(self.trainer)
 
     def steps_before(self, batch: int) -> int:
         """Optimizer steps taken before this batch; gradients may be accumulated."""

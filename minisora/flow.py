@@ -64,19 +64,25 @@ def draw_levels(
 
 
 def flow_loss(
-    prediction: Tensor, x_0: Tensor, eps: Tensor, target: Target, known: Tensor | None = None
+    prediction: Tensor,
+    x_0: Tensor,
+    eps: Tensor,
+    target: Target,
+    known: Tensor | None = None,
+    count: Tensor | None = None,
 ) -> Tensor:
     """Squared error of each clip, averaged over its unknown tokens: (B,).
 
     prediction, x_0, eps: (B, N, P); known: (B, N), true for tokens that are given and do not count.
+    Where these are only some of a clip's tokens, `count` (B,) is the number of all unknown ones, and
+    the losses of the parts add up to that of the clip.
     """
     # in float32 even if the network computes in bfloat16
     error = prediction.float() - training_target(x_0, eps, target)  # (B, N, P)
     error = error.square().mean(-1)  # (B, N)
-    if known is None:
-        return error.mean(1)  # (B,)
-    unknown = (~known).to(error.dtype)  # (B, N)
-    return (error * unknown).sum(1) / unknown.sum(1).clamp(min=1)  # (B,)
+    unknown = torch.ones_like(error) if known is None else (~known).to(error.dtype)  # (B, N)
+    count = unknown.sum(1) if count is None else count  # (B,)
+    return (error * unknown).sum(1) / count.clamp(min=1)  # (B,)
 
 
 def ideal_velocity(x_t: Tensor, t: Tensor, data: Tensor) -> Tensor:

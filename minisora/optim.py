@@ -3,11 +3,14 @@
 Source: Keller Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024).
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
+
+from minisora.shards import cut_like, local, whole
 
 # Coefficients of the quintic polynomial. It is steep at 0, so that small singular values grow
 # fast; they end in [0.7, 1.2] rather than at 1.
@@ -49,6 +52,9 @@ class MuonAdam(torch.optim.Optimizer):
 
     The rate of a matrix is `lr` * sqrt(max(1, rows / columns)). Convolution kernels count as
     matrices (out, in * size). `in_bfloat16` is passed to `orthogonalize`.
+
+    Of a matrix that is sharded over processes, the whole update is gathered and orthogonalized on
+    each of them, and each keeps its part: exactly what one process does.
     """
 
     def __init__(
@@ -90,7 +96,7 @@ class MuonAdam(torch.optim.Optimizer):
                 state["momentum"] = torch.zeros_like(p)
             state["momentum"].lerp_(grad, 1 - group["momentum"])
             nesterov = grad.lerp(state["momentum"], group["momentum"])
-            same_shape[(p.shape[0], p[0].numel())].append((p, nesterov))
+            same_shape[(p.shape[0], math.prod(p.shape[1:]))].append((p, whole(nesterov)))
         # matrices of one shape in one batch: a few large products instead of many small ones
         for (rows, columns), pairs in same_shape.items():
             stack = torch.stack([update.reshape(rows, columns) for _, update in pairs])
@@ -98,7 +104,8 @@ class MuonAdam(torch.optim.Optimizer):
             # tall matrices get larger steps, so that outputs change as much as those of others
             rate = group["lr"] * max(1.0, rows / columns) ** 0.5
             for (p, _), update in zip(pairs, updates, strict=True):
-                p.add_(update.reshape(p.shape), alpha=-rate)
+                own = cut_like(update.reshape(p.shape), p)
+                local(p).add_(local(own), alpha=-rate)
 
     def _adam(self, group: dict, live: list[tuple[nn.Parameter, Tensor]]) -> None:
         beta1, beta2 = group["betas"]
@@ -107,12 +114,14 @@ class MuonAdam(torch.optim.Optimizer):
             if not state:
                 state.update(step=0, mean=torch.zeros_like(p), square=torch.zeros_like(p))
             state["step"] += 1
-            state["mean"].lerp_(grad, 1 - beta1)
-            state["square"].lerp_(grad.square(), 1 - beta2)
+            # element by element, so each process steps its own part
+            own, mean, square = local(grad), local(state["mean"]), local(state["square"])
+            mean.lerp_(own, 1 - beta1)
+            square.lerp_(own.square(), 1 - beta2)
             # both averages start at zero; the divisions remove that bias
-            mean = state["mean"] / (1 - beta1 ** state["step"])
-            square = state["square"] / (1 - beta2 ** state["step"])
-            p.addcdiv_(mean, square.sqrt() + 1e-8, value=-group["lr"])
+            mean = mean / (1 - beta1 ** state["step"])
+            square = square / (1 - beta2 ** state["step"])
+            local(p).addcdiv_(mean, square.sqrt() + 1e-8, value=-group["lr"])
 
 
 def split_parameters(

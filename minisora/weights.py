@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from minisora.errors import InputError, check_counts
 from minisora.files import atomic, write_text
+from minisora.shards import is_first, plain_class, whole
 
 Part = TypeVar("Part", bound=nn.Module)
 
@@ -101,21 +102,31 @@ def read_or_set_aside(path: Path) -> dict[str, Any]:
 
 def save(folder: str | Path, config: dict[str, Any], **parts: nn.Module) -> None:
     """Writes each part in bfloat16 and updates config.json. Every part has a `config`, the
-    arguments that build it again. Other parts in the folder stay as they are."""
+    arguments that build it again. Other parts in the folder stay as they are. Of several processes,
+    which all have to call this, the first writes."""
     folder = Path(folder)
+    states = {name: in_bfloat16(part) for name, part in parts.items()}
+    if not is_first():
+        return
     folder.mkdir(parents=True, exist_ok=True)
     config = upgrade(read_or_set_aside(folder / "config.json")) | config
     for name, part in parts.items():
-        kind = type(part)
+        tensors, kind = states[name], plain_class(part)
         config[name] = {"class": f"{kind.__module__}.{kind.__qualname__}", "config": part.config}
-        state = part.state_dict().items()
-        tensors = {
-            key: value.detach().to("cpu", torch.bfloat16).contiguous() for key, value in state
-        }
         check_finite(tensors, f"the trained {name}")
         with atomic(folder / f"{name}.safetensors") as partial:
             partial.write_bytes(serialize(tensors, metadata={"format": "pt"}))
     write_text(folder / "config.json", json.dumps(config, indent=1) + "\n")
+
+
+def in_bfloat16(part: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a network, whole, on the CPU of the first process."""
+    tensors = {}
+    for key, value in part.state_dict().items():
+        full = whole(value.detach())
+        if is_first():
+            tensors[key] = full.to("cpu", torch.bfloat16).contiguous()
+    return tensors
 
 
 def check_finite(tensors: dict[str, Tensor], owner: str) -> None:
