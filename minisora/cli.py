@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import minisora
-from minisora.arguments import positive, seed, shorten, weights_option
+from minisora.arguments import folder, number, positive, seed, shorten, weights_option
 from minisora.errors import InputError, Interrupted
 from minisora.files import check_writable, write_text
 from minisora.making import MODE_COMMANDS, mode_options, sample_options
@@ -109,6 +109,7 @@ def parser() -> argparse.ArgumentParser:
     add("fit", "train: fit vae|dit|captioner|upsampler --config configs/SCALE/STAGE.yaml")
     caption_options(add("caption", "describe clips in words"))
     add("recaption", "write captions for a set of clips: recaption OUT --mix 0.95")
+    encode_options(add("encode", "compress a folder of clips to latents, once, to train on them"))
     evaluate_options(
         add("evaluate", "sample prompts of every split, and let the oracle score them")
     )
@@ -187,6 +188,37 @@ def recaption_command(arguments: list[str]) -> None:
     from minisora.recaption import recaption_clips
 
     jsonargparse.auto_cli(recaption_clips, args=arguments, prog="minisora recaption")
+
+
+# encode
+
+
+def encode_options(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("clips", type=folder, metavar="CLIPS", help="a folder that `minisora ingest` wrote")
+    add("--out", type=folder, required=True, metavar="LATENTS", help="the folder to write")
+    add("--vae", type=folder, required=True, metavar="WEIGHTS", help="the folder of the VAE")
+    text = "which of the processes that share the work this is, from 0 (default: torchrun's RANK)"
+    add("--rank", type=rank, metavar="R", help=text)
+    text = "how many processes share the work (default: torchrun's WORLD_SIZE, else 1)"
+    add("--ranks", type=positive, metavar="N", help=text)
+    command.set_defaults(run=encode_command)
+
+
+def rank(text: str) -> int:
+    return number(text, 0, 10**6, "a million")
+
+
+def encode_command(options: argparse.Namespace) -> None:
+    from minisora import latents
+
+    ranks = latents.given_ranks(options.rank, options.ranks)
+    missing = latents.encode_footage(options.clips, options.out, options.vae, ranks)
+    if missing:
+        print(f"rank {ranks.rank} is done, the others have {len(missing)} shards left to write")
+    else:
+        store = latents.LatentStore(options.out)
+        print(f"{options.out} is complete: latents of {len(store)} clips, VAE {store.head['vae']}")
 
 
 # evaluate
