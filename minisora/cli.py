@@ -109,6 +109,7 @@ def parser() -> argparse.ArgumentParser:
     add("fit", "train: fit vae|dit|captioner|upsampler --config configs/SCALE/STAGE.yaml")
     caption_options(add("caption", "describe clips in words"))
     add("recaption", "write captions for a set of clips: recaption OUT --mix 0.95")
+    ingest_options(add("ingest", "cut a folder of videos into clips to train on"))
     encode_options(add("encode", "compress a folder of clips to latents, once, to train on them"))
     evaluate_options(
         add("evaluate", "sample prompts of every split, and let the oracle score them")
@@ -188,6 +189,31 @@ def recaption_command(arguments: list[str]) -> None:
     from minisora.recaption import recaption_clips
 
     jsonargparse.auto_cli(recaption_clips, args=arguments, prog="minisora recaption")
+
+
+# ingest
+
+
+def ingest_options(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    text = "any videos and images; captions in captions.jsonl, or in a .txt beside each"
+    add("folder", type=folder, metavar="FOLDER", help=text)
+    add("--out", type=folder, required=True, metavar="CLIPS", help="the folder to write")
+    add("--pixels", type=positive, default=16384, help="of a frame, at most (default: 16384)")
+    add("--seconds", type=float, default=20.0, help="of a clip, at most (default: 20)")
+    add("--workers", type=positive, metavar="N", help="processes (default: one for each core)")
+    text = "seconds after which a decoder that shows no progress is given up (default: 120)"
+    add("--patience", type=float, default=120.0, help=text)
+    command.set_defaults(run=ingest_command)
+
+
+def ingest_command(options: argparse.Namespace) -> None:
+    from minisora import ingest
+
+    what = {key: getattr(options, key) for key in ("pixels", "seconds", "workers", "patience")}
+    rows = ingest.ingest(options.folder, options.out, **what)
+    print(ingest.table(rows))
+    print(f"\n{options.out}/{ingest.INDEX} says of every file what was kept, dropped and why")
 
 
 # encode

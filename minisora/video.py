@@ -280,10 +280,13 @@ def write_mp4(path: Path, parts: Iterator[np.ndarray], fps: float, note: str) ->
     first = next(parts)  # (n, H, W, 3)
     with av.open(str(path), "w") as container:
         container.metadata["comment"] = note
-        rate, options = Fraction(fps).limit_denominator(1001), {"crf": "12", "preset": "veryfast"}
+        rate = Fraction(fps).limit_denominator(1001)
+        # x264's mbtree gives other bytes each time for narrow clips
+        options = {"crf": "12", "preset": "veryfast", "mbtree": "0"}
         stream = container.add_stream("libx264", rate=rate, options=options)
         stream.height, stream.width = (side + side % 2 for side in first.shape[1:3])
         stream.pix_fmt = "yuv420p"
+        stream.codec_context.thread_count = 1  # the bytes depend on the number
         odd = [(0, 0), (0, first.shape[1] % 2), (0, first.shape[2] % 2), (0, 0)]
         for part in itertools.chain([first], parts):
             for frame in np.pad(part, odd, mode="edge"):
