@@ -24,6 +24,7 @@ SECTIONS = [  # with ideas of its own between them
 ]  # fmt: skip
 
 GLOSSARY = (FOLDER / "glossary.md").read_text()
+DISCUSSION = (FOLDER / "discussion.md").read_text()
 TERMS = [
     "ablation", "adaLN-Zero", "attention", "classifier-free guidance", "conditional velocity",
     "conditioning", "cross-attention", "latent", "marginal velocity", "ODE", "positional embedding",
@@ -173,11 +174,28 @@ def test_five_notebooks_have_a_slider() -> None:
     assert len(with_slider) >= 5
 
 
-@each
+@pytest.mark.parametrize("path", [*NOTEBOOKS, *FOLDER.glob("*.md")], ids=lambda path: path.stem)
 def test_links_lead_somewhere(path: Path) -> None:
-    for target in re.findall(r"\]\(([^)\s]+)\)", markdown(path)):
+    text = path.read_text() if path.suffix == ".md" else markdown(path)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if not target.startswith(("http", "#")):
             assert (FOLDER / target.split("#")[0]).exists(), target
+
+
+def test_the_discussion_is_one_page_and_linked_where_part_two_ends() -> None:
+    assert len(DISCUSSION.splitlines()) <= 120
+    assert "(discussion.md)" in (FOLDER / "README.md").read_text()
+    assert "(discussion.md)" in cells(FOLDER / "12_prompts.ipynb")[-1]["source"]
+
+
+@pytest.mark.parametrize("name", ["evaluation", "breadth", "prompting"])
+def test_numbers_of_the_discussion_are_those_of_the_file_beside_them(name: str) -> None:
+    rows = json.loads((weights.shipped() / f"{name}.json").read_text())["rows"]
+    measured = {f"{100 * row['right']:.1f}%" for row in rows if "right" in row}
+    lines = [line for line in DISCUSSION.splitlines() if f"/{name}.json)" in line]
+    quoted = re.findall(r"\d+\.\d%", " ".join(lines))
+    assert len(quoted) >= 3
+    assert set(quoted) <= measured
 
 
 def definitions(source: str) -> str:
