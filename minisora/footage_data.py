@@ -26,15 +26,15 @@ from minisora.views import LatentView
 from minisora.weights import fingerprint
 
 WORD = str.maketrans(dict.fromkeys('.,;:!?"()', " "))
-SHORTEST = 4  # windows in a clip whose last one is held out
+SHORTEST = 2  # windows in a clip whose last one is held out
 CACHED = 256  # decoded clips
 
 
 class FootageData(VideoData):
     """Windows of `num_frames` from the clips in `folder`, seen through `view`.
 
-    Each size has its share of the steps by the latents of its clips. A clip that is at least four
-    windows long is not trained on in its last window, which is validated on. `workers` processes
+    Each size has its share of the steps by the latents of its clips. A clip that is at least two
+    windows long is not trained on in its last one, which is validated on. `workers` processes
     prepare batches beside the training.
     """
 
@@ -166,11 +166,15 @@ class FootagePixels(View):
         return {"video": to_pixels(clip[None]), "captions": [caption]}
 
     def examples(self, data: FootageData) -> Tensor:
-        """Windows of the most usual size, 64 at most."""
+        """64 windows, equally many of each clip, cut to the smallest height and width."""
         generator = draws.generator("examples", data.seed, 0)
-        numbers = data.numbers(data.usual)
-        windows = [self.window(data, i, generator) for i in np.resize(numbers, 64)]
-        return to_pixels(np.stack(windows))  # (64, 3, T, H, W)
+        height, width = (min(sides) for sides in zip(*data.sizes, strict=True))
+        long_enough = [numbers for numbers in data.by_bucket.values() if len(numbers)]
+        windows = [
+            self.window(data, i, generator)[:, :height, :width]
+            for i in np.resize(np.concatenate(long_enough), 64)
+        ]
+        return to_pixels(np.stack(windows))  # (64, 3, T, height, width)
 
 
 class FootageLatents(LatentView):
