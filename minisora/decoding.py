@@ -245,7 +245,10 @@ def video_frames(file: BinaryIO) -> Iterator[Frame]:
 def decode_all(container: Any, stream: Any) -> Iterator[av.VideoFrame]:
     """All frames. If a packet is damaged, those that the decoder holds come before the error."""
     try:
-        yield from container.decode(stream)
+        for packet in container.demux(stream):
+            # an empty one repeats a frame, but for the last, without a time, which ends the stream
+            if packet.size or packet.dts is None:
+                yield from packet.decode()
     except av.FFmpegError:
         yield from stream.codec_context.decode(None)
         raise

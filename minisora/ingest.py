@@ -7,16 +7,12 @@ was killed therefore comes to the same folder when it is started again.
 
 import hashlib
 import json
-import multiprocessing
 import os
 import re
-import signal
 import time
 import warnings
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
-from multiprocessing.connection import Connection, wait
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from minisora import scenes, video
+from minisora.crew import Crew, Done
 from minisora.decoding import MAX_PIXELS, open_file
 from minisora.errors import InputError, check_counts, check_numbers
 from minisora.files import locked, make_folder, read_lines, remove_partial, write_text
@@ -34,10 +31,10 @@ JOURNAL = ".journal.jsonl"
 RULES = 1  # goes up when the same files would give other clips
 TEXTS = {".txt", ".md", ".json", ".jsonl"}  # beside the videos, none of them
 CLIP_NAME = re.compile(r"[0-9a-f]{16}-\d{4,}\.mp4")
-AGAIN = {"crash", "time limit", "duplicate"}  # dropped for these reasons: tried again
-PATIENCE = 120.0  # seconds in which a worker has to get on
+AGAIN = {"crash", "hang", "duplicate"}  # dropped for these reasons: tried again
 BEAT = 0.2  # seconds between a worker's reports
 Row = dict[str, Any]
+Say = Callable[..., None]
 
 
 def ingest(
@@ -46,13 +43,14 @@ def ingest(
     pixels: int = 16384,
     seconds: float = 20.0,
     workers: int | None = None,
-    patience: float = PATIENCE,
+    patience: float = 120.0,
 ) -> list[Row]:
     """Cuts every video and image below `folder` into clips in `out`, and returns the index's rows.
 
     Clips have at most `pixels` in a frame and `seconds`, see `scenes`. Their caption is that of
     their file in the folder's captions.jsonl, or in the .txt beside it. Goes on where it was
-    stopped; what an earlier run made of files that are gone stays. Raises InputError if `out` was
+    stopped; what an earlier run made of files that are gone stays. A file whose decoder shows no
+    progress for `patience` seconds is given up. Raises InputError if `out` was
     made with other settings, or cannot be written.
     """
     head, longest = settings(pixels, seconds)
@@ -62,8 +60,8 @@ def ingest(
     with locked(out):
         remove_partial(out)
         before, written = begin(out, head), read_words(out)
-        settled = (out, pixels, longest, known(before))
-        with Crew(workers or cpu_count(), patience, settled) as crew:
+        done = known(before)
+        with Crew(workers or cpu_count(), patience, take, out, pixels, longest, done) as crew:
             rows = take_all(crew, Path(folder), files, out / JOURNAL)
         rows = merge(before, rows)
         finish(out, head, rows, captions, written)
@@ -215,176 +213,69 @@ def finish(
     (out / JOURNAL).unlink()
 
 
-# Workers
-
-
-class Worker:
-    """A process that takes one file after the other. Its pipe brings pairs: ("ready", None),
-    ("sha256", text), ("share", of the work), ("row", row) or ("stop", why nothing can be written).
-    """
-
-    def __init__(self, arguments: tuple) -> None:
-        context = multiprocessing.get_context("spawn")  # alike on every system
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=work, args=(theirs, *arguments), daemon=True)
-        self.process.start()
-        theirs.close()  # so that the pipe ends when the process does
-        self.is_ready = self.is_dead = False
-
-    def give(self, path: Path, file: str) -> None:
-        self.file, self.sha256, self.share = file, "", 0.0
-        self.heard = time.monotonic()
-        with suppress(OSError):  # if it has died, `hear` tells
-            self.pipe.send((path, file))
-
-    def hear(self) -> Row | None:
-        """Takes a message, and returns the file's row if it is done. Raises InputError if the
-        process cannot start, or cannot write."""
-        try:
-            kind, content = self.pipe.recv()
-        except (EOFError, OSError):
-            return self.give_up("crash", "the process that decoded it died")
-        self.heard, self.is_ready = time.monotonic(), True
-        if kind == "stop":
-            raise InputError(content)
-        if kind in ("sha256", "share"):
-            setattr(self, kind, content)
-        return content if kind == "row" else None
-
-    def give_up(self, why: str, detail: str) -> Row:
-        """The row of a file on which the process died, or fell silent."""
-        if not self.is_ready:
-            raise InputError(
-                "the worker processes do not start: a script that ingests needs "
-                'an `if __name__ == "__main__":`'
-            )
-        self.is_dead = True
-        detail = f"{detail} when {self.share:.0%} of the work was done"
-        return {"file": self.file, "sha256": self.sha256, **dropped(why, detail)}
-
-    def stop(self) -> None:
-        self.process.kill()
-        self.process.join()
-        self.pipe.close()
-
-
-class Crew:
-    """Up to `count` workers. One that dies, or says nothing for `patience` seconds, is replaced."""
-
-    def __init__(self, count: int, patience: float, arguments: tuple) -> None:
-        check_counts(1, 256, workers=count)
-        check_numbers(0.1, 86_400, patience=patience)
-        self.count, self.patience, self.arguments = count, patience, arguments
-        self.idle: list[Worker] = []
-        self.busy: list[Worker] = []
-
-    def __enter__(self) -> "Crew":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for worker in [*self.idle, *self.busy]:
-            worker.stop()
-
-    def give(self, path: Path, file: str) -> bool:
-        """Gives the file to a worker that is free. Returns whether there was one."""
-        if not self.idle and len(self.busy) < self.count:
-            self.idle.append(Worker(self.arguments))
-        if self.idle:
-            self.busy.append(self.idle.pop())
-            self.busy[-1].give(path, file)
-            return True
-        return False
-
-    def rows(self) -> Iterator[Row]:
-        """The rows of files that are done within a second."""
-        speaking = wait([worker.pipe for worker in self.busy], timeout=1)
-        for worker in list(self.busy):
-            row = worker.hear() if worker.pipe in speaking else self.late(worker)
-            if row:
-                self.release(worker)
-                yield row
-
-    def late(self, worker: Worker) -> Row | None:
-        patience = self.patience if worker.is_ready else max(self.patience, PATIENCE)
-        if time.monotonic() - worker.heard <= patience:
-            return None
-        return worker.give_up("time limit", f"nothing came for {patience:g} s")
-
-    def release(self, worker: Worker) -> None:
-        self.busy.remove(worker)
-        if worker.is_dead:
-            worker.stop()
-        else:
-            self.idle.append(worker)
+# All files
 
 
 def take_all(crew: Crew, folder: Path, files: list[str], journal: Path) -> list[Row]:
     """A row for each file, in the order in which they were done. Each is in the journal at once."""
-    sizes = {file: size_of(folder / file) for file in files}
-    todo, rows, done = deque(files), [], 0
+    sizes, rows, done = {file: size_of(folder / file) for file in files}, [], 0
     with (
         open(journal, "a", encoding="utf-8") as log,
         tqdm(total=sum(sizes.values()), desc="cutting", unit="B", unit_scale=True) as bar,
     ):
-        while todo or crew.busy:
-            while todo and crew.give(folder / todo[0], todo[0]):
-                todo.popleft()
-            for row in crew.rows():
-                log.write(json.dumps(row) + "\n")
+        for ended in crew.run((folder, file) for file in files):
+            for each in ended:
+                rows.append(row_of(each))
+                log.write(json.dumps(rows[-1]) + "\n")
                 log.flush()
-                rows.append(row)
-                done += sizes[row["file"]]
-            begun = sum(worker.share * sizes[worker.file] for worker in crew.busy)
-            bar.update(int(done + begun) - bar.n)
+                done += sizes[rows[-1]["file"]]
+            begun = [(w.task[1], w.said.get("share", 0.0)) for w in crew.busy]
+            bar.update(int(done + sum(sizes[file] * share for file, share in begun)) - bar.n)
     return rows
 
 
+def row_of(done: Done) -> Row:
+    _, file = done.task
+    if not done.why:
+        return {"file": file, **done.result}
+    share = done.said.get("share", 0.0)
+    said = {"crash": "its decoder crashed", "hang": "its decoder hung"}[done.why]
+    gone = dropped(done.why, f"{said} when {share:.0%} of the work was done")
+    return {"file": file, "sha256": done.said.get("sha256", ""), **gone}
+
+
 def size_of(path: Path) -> int:
+    """Its bytes and one more, so that empty files count."""
     try:
         return path.stat().st_size + 1
     except OSError:
         return 1
 
 
-# In a worker
+# One file, in a worker
 
 
 class Unreadable(Exception):
     """A file that could be read at first, and then no more."""
 
 
-def work(pipe: Connection, out: Path, pixels: int, longest: int, done: dict[str, Row]) -> None:
-    """Takes files until the pipe closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
-    pipe.send(("ready", None))
+def take(
+    task: tuple[Path, str], say: Say, out: Path, pixels: int, longest: int, done: dict[str, Row]
+) -> Row:
+    """The row of a file, but for its name. Raises InputError if a clip cannot be written."""
+    folder, file = task
+    path, sha256 = folder / file, ""
     try:
-        while True:
-            path, file = pipe.recv()
-            try:
-                row = take(path, out, pixels, longest, done, lambda *said: pipe.send(said))
-                pipe.send(("row", {"file": file, **row}))
-            except InputError as error:  # of writing
-                pipe.send(("stop", str(error)))
-    except (EOFError, OSError):  # the parent has died
-        return
-
-
-def take(path: Path, out: Path, pixels: int, longest: int, done: dict[str, Row], say: Any) -> Row:
-    """The row of one file, but for its name. Raises InputError if a clip cannot be written."""
-    sha256 = ""
-    try:
-        sha256 = hash_file(path, lambda: say("share", 0.0))
-        say("sha256", sha256)
+        sha256 = hash_file(path, say)
+        say(sha256=sha256)
         old = done.get(sha256)
         if old and all((out / clip["clip"]).is_file() for clip in old["clips"]):
             return {key: old[key] for key in ("sha256", "clips", "dropped")}
         plan, damage = look(path, pixels, longest, throttled(say, 0.0))
-    except BrokenPipeError:
-        raise
     except Exception as error:  # whatever a decoder raises, the file is to blame
         return {"sha256": sha256, **dropped("unreadable", explain(error, path))}
     try:
-        rows = write_clips(path, out, sha256, plan, throttled(say, 0.5))
+        clips = write_clips(path, out, sha256, plan, throttled(say, 0.5))
     except Unreadable as error:
         return {"sha256": sha256, **dropped("unreadable", explain(error, path))}
     gone = [
@@ -392,19 +283,19 @@ def take(path: Path, out: Path, pixels: int, longest: int, done: dict[str, Row],
         for piece in plan
         if piece.why
     ]
-    return {"sha256": sha256, "clips": rows, "dropped": gone + damage}
+    return {"sha256": sha256, "clips": clips, "dropped": gone + damage}
 
 
-def hash_file(path: Path, beat: Any) -> str:
+def hash_file(path: Path, say: Say) -> str:
     digest = hashlib.sha256()
     with open_file(path) as file:
         while block := file.read(2**24):
             digest.update(block)
-            beat()
+            say(share=0.0)
     return digest.hexdigest()
 
 
-def throttled(say: Any, done: float) -> Beat:
+def throttled(say: Say, done: float) -> Beat:
     """A function that reports a share of one of two passes, not too often."""
     last = 0.0
 
@@ -412,7 +303,7 @@ def throttled(say: Any, done: float) -> Beat:
         nonlocal last
         if time.monotonic() - last > BEAT:
             last = time.monotonic()
-            say("share", done + share / 2)
+            say(share=done + share / 2)
 
     return beat
 
@@ -425,15 +316,16 @@ def look(path: Path, pixels: int, longest: int, beat: Beat) -> tuple[list[Piece]
     texts = [str(warning.message) for warning in caught]
     end = in_seconds(length)
     return pieces, [
-        {"start": end, "end": end, "why": "damaged", "detail": text.removeprefix(f"{path} is ")}
+        {"start": end, "end": end, "why": "damaged", "detail": explain(text, path)}
         for text in texts
         if text.startswith(f"{path} is damaged")
     ]
 
 
-def explain(error: Exception, path: Path) -> str:
-    text = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-    return text.replace(str(path), "it")
+def explain(error: object, path: Path) -> str:
+    """What an error or a warning says, without the folders, which may be others next time."""
+    text = str(error) or type(error).__name__
+    return text.replace(str(path), path.name)
 
 
 def in_seconds(frames: int) -> float:
@@ -472,9 +364,7 @@ class Stream:
                     if frame is not held:
                         held, picture = frame, scenes.cut(frame.picture, piece)
                     yield picture
-        except BrokenPipeError:
-            raise
-        except (Exception, StopIteration) as error:
+        except Exception as error:
             raise Unreadable(str(error) or "it has become shorter") from None
 
 

@@ -19,10 +19,10 @@ from minisora.decoding import Frame
 SIDE = 16  # of a clip, its height and width are multiples
 GROUP = 4  # a clip has 1 + 4k frames, as the VAE takes them
 SHORTEST = 9  # frames, but for images
-THUMB = 32  # pixels, of the small pictures that are compared
+THUMB, SAMPLES = 32, 128  # pixels to a side: of the small pictures, and for histograms
 # A cut: this share of the pixels changes color, a multiple of what is usual in the scene, and
 # brightness by this much in the mean. Of 5 cuts in 10 s of fast camera work all are found.
-CUT, TIMES_USUAL, CUT_CHANGE = 0.2, 2.5, 8.0
+CUT, TIMES_USUAL, CUT_CHANGE = 0.25, 2.5, 8.0
 STILL, STILL_FRAMES = 1.0, 16  # the mean change, of 255, that 2 s of a clip must exceed
 DARK = 24  # of 255: bars are darker
 MOST_DISTORTION = 1.1
@@ -77,14 +77,15 @@ def survey(path: Path, pixels: int, longest: int, beat: Beat) -> Survey:
     for frame in shown(path, beat):
         if frame is not last:
             view = View(frame)
-            if scene is None or scene.is_cut(view):
+            if scene is None or scene.ends(view):
                 pieces += scene.pieces(length, pixels) if scene else []
-                scene = Scene(length, view)
+                scene = Scene(length, view, scene.usual if scene else 0.0)
             scene.add(length, view)
         last, length = frame, length + 1
     pieces += scene.pieces(length, pixels) if scene else []
     shortest = SHORTEST if length > 1 else 1  # an image is a clip of one frame
-    return Survey([part for each in pieces for part in clips(each, longest, shortest)], length)
+    parts = [part for each in pieces for part in clips(each, longest, shortest)]
+    return Survey(joined(parts), length)
 
 
 class View:
@@ -95,8 +96,11 @@ class View:
         self.height, self.width = frame.picture.shape[:2]
         small = np.asarray(image.resize((THUMB, THUMB), Image.Resampling.BOX))  # (32, 32, 3)
         self.thumb = small.astype(np.float32)
-        codes = small // 32 @ np.array([64, 8, 1])  # 8 levels a channel
-        self.histogram = np.bincount(codes.ravel(), minlength=512) / THUMB**2  # (512,)
+        # pixels as they are: means of several would have colors that the picture has not
+        rows, columns = (range(0, side, -(-side // SAMPLES)) for side in (self.height, self.width))
+        some = frame.picture[np.ix_(rows, columns)]  # (h, w, 3)
+        codes = some // 32 @ np.array([64, 8, 1])  # 8 levels a channel
+        self.histogram = np.bincount(codes.ravel(), minlength=512) / codes.size  # (512,)
 
     def lit(self) -> tuple[np.ndarray, np.ndarray]:
         """The shares of the pixels of each row (H,) and column (W,) that are not dark."""
@@ -111,28 +115,27 @@ def change(one: np.ndarray, other: np.ndarray) -> float:
 class Scene:
     """The frames since a cut. Memory holds the last one, whatever their number."""
 
-    def __init__(self, start: int, view: View) -> None:
-        self.start, self.last, self.usual = start, view, 0.0
+    def __init__(self, start: int, view: View, usual: float) -> None:
+        self.start, self.last, self.usual = start, view, usual
         self.rows, self.columns = np.zeros(view.height), np.zeros(view.width)
         self.looked = start - video.FPS
         self.anchor, self.since = view.thumb, start  # nothing has moved since then
         self.still: list[tuple[int, int]] = []
 
-    def is_cut(self, view: View) -> bool:
-        """Whether a new scene begins: its histogram jumps, or its frames have another size."""
+    def ends(self, view: View) -> bool:
+        """Whether a new scene begins: the histogram jumps, or the frames have another size."""
         if (view.height, view.width) != (self.last.height, self.last.width):
             return True
-        jump = self.jump(view)
-        is_large = jump > max(CUT, TIMES_USUAL * self.usual)
-        return is_large and change(view.thumb, self.last.thumb) > CUT_CHANGE
+        jump, usual = self.jump(view), self.usual
+        self.usual = 0.75 * usual + 0.25 * jump
+        is_jump = jump > max(CUT, TIMES_USUAL * usual)
+        return is_jump and change(view.thumb, self.last.thumb) > CUT_CHANGE
 
     def jump(self, view: View) -> float:
         """The share of pixels that changed color, by the histograms."""
         return float(np.abs(view.histogram - self.last.histogram).sum() / 2)
 
     def add(self, number: int, view: View) -> None:
-        jump = self.jump(view)
-        self.usual = 0.75 * self.usual + 0.25 * jump if self.usual else jump
         self.last = view
         if change(view.thumb, self.anchor) >= STILL:
             self.close_hold(number)
@@ -203,6 +206,18 @@ def clips(piece: Piece, longest: int, shortest: int) -> Iterator[Piece]:
         bounds = [piece.start + part * piece.length // count for part in range(count + 1)]
         for start, end in itertools.pairwise(bounds):
             yield piece._replace(start=start, end=end - (end - start - 1) % GROUP)
+
+
+def joined(pieces: list[Piece]) -> list[Piece]:
+    """The pieces, with neighbors that are dropped for one reason as one."""
+    result: list[Piece] = []
+    for piece in pieces:
+        before = result[-1] if result else piece
+        if piece.why and (before.why, before.end) == (piece.why, piece.start):
+            result[-1] = before._replace(end=piece.end)
+        else:
+            result.append(piece)
+    return result
 
 
 def cut(picture: np.ndarray, piece: Piece) -> np.ndarray:
