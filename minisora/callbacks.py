@@ -9,9 +9,10 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, TQDMProgressBar, WeightAveraging
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 
 from minisora import weights
+from minisora.average import Average
 from minisora.errors import InputError
 
 
@@ -44,8 +45,7 @@ class Progress(TQDMProgressBar):
 class Export(Callback):
     """Writes the trained weights and their provenance to `<root>/weights` after `max_steps`.
 
-    Every validation adds its scores to the provenance, also those before a resume. (The validation
-    in the very step of a checkpoint is lost on resume: it comes after the checkpoint is written.)
+    Every validation adds its scores to the provenance, also those before a resume.
     """
 
     def __init__(self) -> None:
@@ -89,12 +89,12 @@ class Export(Callback):
         if trainer.global_step < trainer.max_steps:
             done = f"{trainer.global_step} of {trainer.max_steps} steps"
             warnings.warn(
-                f"ended after {done}, so no weights are written: resume with --ckpt_path",
+                f"ended after {done}, so no weights are written: resume with --ckpt_path last",
                 stacklevel=1,
             )
         elif not self.exported:
             for callback in trainer.callbacks:
-                if isinstance(callback, WeightAveraging):
+                if isinstance(callback, Average):
                     callback.on_train_end(trainer, module)
             self.on_train_end(trainer, module)
 
@@ -102,9 +102,11 @@ class Export(Callback):
         self.exported = True
         if trainer.fast_dev_run:  # a trial run leaves nothing behind
             return
-        if trainer.is_global_zero and trainer.global_step >= trainer.max_steps:
-            folder = Path(trainer.default_root_dir) / "weights"
-            module.export(folder)
+        if trainer.global_step < trainer.max_steps:
+            return
+        folder = Path(trainer.default_root_dir) / "weights"
+        module.export(folder)  # on all ranks, which gather their shards for the first
+        if trainer.is_global_zero:
             name = type(module).__name__.removesuffix("Training").lower()
             weights.record_provenance(folder, name, self.record(trainer, module))
 

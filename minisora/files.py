@@ -1,16 +1,19 @@
 """Files appear whole or not at all, and what cannot be written is said before the work is done."""
 
+import errno
 import json
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from minisora.errors import InputError
+
+PARTIAL = ".partial"  # in the name of a file that is being written
 
 
 def check_writable(path: str | Path) -> Path:
@@ -40,19 +43,42 @@ def make_folder(path: str | Path) -> Path:
 
 
 @contextmanager
+def writing(path: str | Path, partial: Path | None = None) -> Iterator[None]:
+    """Raises InputError that names the file, if it cannot be written in the block: PyTorch's and
+    Python's errors of a full disk name none."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename not in (None, str(partial)) or error.errno == errno.EPIPE:
+            raise  # of another file
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+@contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
     """Yields a path beside the target to write to, and moves the file into place at the end.
 
     If the block fails, nothing is left behind and the old file stays. The name is unique, so
-    several processes may write one target: the last one wins, whole.
+    several processes may write one target: the last one wins, whole. Raises InputError if the disk
+    is full or the folder cannot be written to.
     """
     target = Path(path).resolve()
-    partial = target.with_name(f".{secrets.token_hex(8)}.partial{target.suffix.lower()}")
+    partial = target.with_name(f".{secrets.token_hex(8)}{PARTIAL}{target.suffix.lower()}")
     try:
-        yield partial
-        os.replace(partial, target)
+        with writing(path, partial):
+            yield partial
+            with open(partial, "rb+") as file:
+                os.fsync(file.fileno())  # the name must not be on the disk before the content is
+            os.replace(partial, target)
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # on a disk that can no longer be written, say
+            partial.unlink(missing_ok=True)
+
+
+def remove_partial(folder: Path) -> None:
+    """Removes what killed writers left in a folder that nobody else writes to."""
+    for partial in folder.glob(f".*{PARTIAL}*"):
+        partial.unlink()
 
 
 def write_text(path: str | Path, text: str) -> None:

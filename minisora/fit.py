@@ -10,29 +10,27 @@ import logging
 import os
 import re
 import warnings
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from lightning import Trainer
-from lightning.pytorch.callbacks import (
-    Callback,
-    EMAWeightAveraging,
-    ModelCheckpoint,
-    WeightAveraging,
-)
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from minisora.average import Average
 from minisora.callbacks import Export, Progress
+from minisora.checkpoints import Checkpoints, SealedIO, check_checkpoint, kept, newest
 from minisora.data import ClipData, PromptData
 from minisora.device import best_device, fast_bfloat16, keep_memory
 from minisora.errors import InputError, Interrupted, check_seed
-from minisora.files import locked, make_folder
+from minisora.files import locked, make_folder, remove_partial, write_text
+from minisora.footage_data import FootageData
+from minisora.runlog import CSVLog, RunLog
 from minisora.training import CaptionerTraining, DiTTraining, UpsamplerTraining, VAETraining
 
 STAGES = {  # stage: its training module and its data
@@ -50,6 +48,10 @@ CLASSES = {  # stage: the classes that are built where a config names none
     },
     "captioner": {"data.view": "views.Captions", "model.captioner": "captioner.Captioner"},
     "upsampler": {"model.upsampler": "upsampler.Upsampler"},
+}
+FOOTAGE = {  # stage: its view of real footage, in place of toy clips, if data.folder is given
+    "vae": "footage_data.FootagePixels",
+    "dit": "footage_data.FootageLatents",
 }
 LINKS = {  # stage: arguments that follow from others, target -> source
     "vae": {},
@@ -79,24 +81,20 @@ RENAMED = {
 }
 
 
-class KeepLog(Callback):
-    """Keeps the metrics.csv that a resumed run would overwrite, and brings it back if the run
-    cannot begin."""
+class SaveConfig(SaveConfigCallback):
+    """Writes the whole config to the run's folder, whole or not at all."""
 
-    def __init__(self, log: Path) -> None:
-        names = (log.with_name(f"metrics-before-{number}.csv") for number in itertools.count(1))
-        self.path, self.kept = log, next(name for name in names if not name.exists())
-        log.rename(self.kept)
-
-    def on_exception(self, trainer: Trainer, *_: Any) -> None:
-        if not self.path.exists():
-            self.kept.rename(self.path)
+    def save_config(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        if not trainer.fast_dev_run:  # a trial run leaves nothing behind
+            text = self.parser.dump(self.config, skip_none=False)
+            write_text(Path(trainer.default_root_dir) / "config.yaml", text)
 
 
 class FitCLI(LightningCLI):
     """LightningCLI with our defaults: folder, logger, checkpoints, weight average, precision."""
 
     stage = "dit"  # set by `run_cli`
+    view: dict[str, str] = {}  # likewise: in place of the stage's usual one
     folder_lock: ExitStack  # holds the run's folder until the training has ended
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -106,8 +104,10 @@ class FitCLI(LightningCLI):
             channels = (lambda view: view.channels) if source == "data.view" else None
             apply_on = "parse" if at_parsing else "instantiate"
             parser.link_arguments(source, target, compute_fn=channels, apply_on=apply_on)
-        classes = CLASSES[self.stage].items()
-        parser.set_defaults({key: {"class_path": f"minisora.{path}"} for key, path in classes})
+        classes = CLASSES[self.stage] | self.view
+        parser.set_defaults(
+            {key: {"class_path": f"minisora.{path}"} for key, path in classes.items()}
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         check_links(self.stage, args)
@@ -115,8 +115,11 @@ class FitCLI(LightningCLI):
             super().parse_arguments(parser, args)
         except ValueError as error:  # a path with a NUL, say
             raise InputError(f"a config cannot be read: {error!r:.200}") from None
-        if path := self.config["fit"].ckpt_path:
-            check_checkpoint(path)
+        given = self.config["fit"]
+        if given.ckpt_path == "last":
+            given.ckpt_path = newest(self.root / "checkpoints")
+        elif given.ckpt_path:
+            check_checkpoint(given.ckpt_path)
 
     def before_instantiate_classes(self) -> None:
         seed = self.config["fit"].data.seed
@@ -125,12 +128,13 @@ class FitCLI(LightningCLI):
 
     def instantiate_trainer(self, **arguments: Any) -> Trainer:
         given = self.config_init["fit"].trainer
-        root = Path(given.default_root_dir or self.run_folder())
+        root = self.root
         arguments["default_root_dir"] = str(root)
+        arguments["plugins"] = [*(given.plugins or []), SealedIO()]
         if given.devices in (1, "1") and given.num_nodes == 1:  # one process, whatever SLURM says
-            arguments["plugins"] = [*(given.plugins or []), LightningEnvironment()]
+            arguments["plugins"].append(LightningEnvironment())
         if given.logger is None:
-            arguments["logger"] = CSVLogger(root.parent, name=root.name, version="")
+            arguments["logger"] = CSVLog(root)
         if given.precision is None:
             device = "cpu" if given.accelerator == "cpu" else best_device().type
             arguments["precision"] = "bf16-mixed" if fast_bfloat16(device) else "32-true"
@@ -139,6 +143,11 @@ class FitCLI(LightningCLI):
             return super().instantiate_trainer(**arguments)
         except (ValueError, TypeError) as error:  # an accelerator, say, that Lightning lacks
             raise InputError(str(error)) from None
+
+    @property
+    def root(self) -> Path:
+        """The folder that everything is written to."""
+        return Path(self.config["fit"].trainer.default_root_dir or self.run_folder())
 
     def run_folder(self) -> Path:
         """configs/toy/dit.yaml -> runs/toy/dit; without a config runs/<stage>."""
@@ -149,21 +158,14 @@ class FitCLI(LightningCLI):
         return Path("runs") / first.resolve().parent.name / first.stem
 
     def default_callbacks(self, root: Path) -> list[Callback]:
-        """Weight average, a checkpoint every tenth of the run, export, progress bar."""
+        """Weight average, log, a checkpoint every tenth of the run, export, progress bar."""
         given = self.config_init["fit"].trainer
-        callbacks: list[Callback] = [Export()]
+        callbacks: list[Callback] = [Export(), RunLog()]
         if self.model.average:
-            callbacks.insert(0, EMAWeightAveraging(decay=self.model.average))
-        # a trial run leaves nothing behind: Lightning would write its last checkpoint
+            callbacks.insert(0, Average(self.model.average))
+        # a trial run leaves nothing behind
         if given.enable_checkpointing is not False and not given.fast_dev_run:
-            every = max(1, given.max_steps // 10)
-            checkpoints = ModelCheckpoint(
-                root / "checkpoints",
-                every_n_train_steps=every,
-                save_last=True,
-                enable_version_counter=False,
-            )
-            callbacks.append(checkpoints)
+            callbacks.append(Checkpoints(root / "checkpoints", max(1, given.max_steps // 10)))
         if given.enable_progress_bar is not False:
             callbacks.append(Progress())
         return callbacks
@@ -175,10 +177,10 @@ class FitCLI(LightningCLI):
         except SystemExit:  # Lightning's answer to signals
             code = 143 if self.trainer.received_sigterm else 130
             raise Interrupted(self.unfinished(), code) from None
-        except InputError:
-            raise
         except Exception as error:
-            if not self.config["fit"].ckpt_path or self.model.begun:
+            if self.model.begun:
+                raise self.ended(error) from error
+            if isinstance(error, InputError) or not self.config["fit"].ckpt_path:
                 raise
             misfit = re.search(r"Error\(s\) in loading state_dict.*?\n\s*(.{,200})", str(error))
             problem = misfit[1] if misfit else f"{error!r:.200}"
@@ -186,12 +188,30 @@ class FitCLI(LightningCLI):
         if self.trainer.received_sigterm:
             raise Interrupted(self.unfinished(), 143)
 
+    def ended(self, error: Exception) -> Exception:
+        """What ended the training, with the step that is kept if the user can mend the cause: a full
+        disk, a loss that is not finite, a process that was killed."""
+        cause = str(error)
+        if isinstance(error, OSError):
+            cause = f"{error.strerror or error}: {error.filename}"
+        elif "DataLoader worker" in cause:
+            cause = f"a process that reads data has died ({cause.splitlines()[0]:.200})"
+        elif not isinstance(error, InputError):
+            return error
+        steps = kept(self.root / "checkpoints")
+        saved = (
+            f"; the checkpoint of step {max(steps)} is kept (--ckpt_path last)" if steps else ""
+        )
+        return InputError(f"{cause}{saved}")
+
     def unfinished(self) -> str:
         steps = f"{self.trainer.global_step} of {self.trainer.max_steps} steps"
-        return f"interrupted after {steps}, so no weights are written: resume with --ckpt_path"
+        return (
+            f"interrupted after {steps}, so no weights are written: resume with --ckpt_path last"
+        )
 
     def before_fit(self) -> None:
-        """Refuses what would fail later, and keeps the log that a resumed run would overwrite."""
+        """Refuses what would fail later, and holds the run's folder."""
         trainer = self.trainer
         if trainer.max_steps < 1:
             raise InputError("say how long to train: set trainer.max_steps, batches are endless")
@@ -204,21 +224,16 @@ class FitCLI(LightningCLI):
                 "batches are endless and drawn by step: set data.clips to a few instead of trainer.overfit_batches"
             )
         self.model.check(self.datamodule)
-        if not trainer.fast_dev_run:
+        if trainer.is_global_zero and not trainer.fast_dev_run:
             root = make_folder(trainer.default_root_dir)
             self.folder_lock.enter_context(locked(root))
+            for folder in (root, root / "weights", root / "samples"):
+                remove_partial(folder)
         for callback in trainer.callbacks:
-            if isinstance(callback, WeightAveraging) and callback._device is None:
-                # it would average on the CPU: it copies the model before that is moved
-                callback._device = trainer.strategy.root_device
             if isinstance(callback, Export):
                 parts = yaml.safe_load(self.parser.dump(self.config))["fit"]
                 callback.config = {name: parts[name] for name in ("model", "data")}
                 callback.config["max_steps"] = trainer.max_steps
-        if self.config["fit"].ckpt_path and isinstance(trainer.logger, CSVLogger):
-            log = Path(trainer.logger.log_dir) / "metrics.csv"
-            if log.exists() and trainer.is_global_zero:
-                trainer.callbacks.append(KeepLog(log))
 
 
 class ParsingCLI(FitCLI):
@@ -238,20 +253,6 @@ def check_links(stage: str, arguments: list[str]) -> None:
             raise InputError(f"{flag} follows from {source}: set that instead")
 
 
-def check_checkpoint(path: str) -> None:
-    """Raises InputError unless torch can load the file as a checkpoint of a training."""
-    if not Path(path).is_file():
-        raise InputError(f"no such checkpoint: {path}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file can raise anything
-        raise InputError(
-            f"{path} is damaged or no checkpoint ({error!r:.100}): use an earlier one"
-        ) from None
-    if not isinstance(content, dict) or "pytorch-lightning_version" not in content:
-        raise InputError(f"{path} is no checkpoint of a training")
-
-
 def in_order(stage: str, arguments: list[str]) -> list[str]:
     """The arguments with configs first, so that a flag before --config counts too, and with flags
     of earlier versions under their present names."""
@@ -265,6 +266,20 @@ def in_order(stage: str, arguments: list[str]) -> list[str]:
     return [*configs, *flags]
 
 
+def names_folder(arguments: list[str]) -> bool:
+    """Whether a config or a flag sets data.folder: clips of one's own instead of toy clips."""
+    for argument, following in itertools.pairwise([*arguments, ""]):
+        flag, equals, value = argument.partition("=")
+        if flag == "--data.folder":
+            return True
+        if flag in ("--config", "-c"):
+            with suppress(Exception):  # LightningCLI will say what is wrong with it
+                text = Path(value if equals else following).read_text(encoding="utf-8")
+                if "folder" in yaml.safe_load(text)["data"]:
+                    return True
+    return False
+
+
 def run_cli(kind: type[FitCLI], stage: str, arguments: list[str]) -> FitCLI:
     """Runs LightningCLI, with what users can get wrong raised as InputError."""
     os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"
@@ -272,6 +287,9 @@ def run_cli(kind: type[FitCLI], stage: str, arguments: list[str]) -> FitCLI:
     warnings.filterwarnings("ignore", module=r"lightning\.|jsonargparse|torch\.")
     arguments = in_order(stage, arguments)
     model, data = STAGES[stage]
+    view = {}
+    if stage in FOOTAGE and names_folder(arguments):
+        data, view = FootageData, {"data.view": FOOTAGE[stage]}
     defaults = {
         "accelerator": "auto",
         "devices": 1,
@@ -284,12 +302,14 @@ def run_cli(kind: type[FitCLI], stage: str, arguments: list[str]) -> FitCLI:
     unreadable = UnicodeDecodeError, RecursionError, yaml.YAMLError
     try:
         with ExitStack() as folder_lock:
-            return type("CLI", (kind,), {"stage": stage, "folder_lock": folder_lock})(
+            chosen = {"stage": stage, "view": view, "folder_lock": folder_lock}
+            return type("CLI", (kind,), chosen)(
                 model,
                 data,
                 trainer_defaults=defaults,
                 args=["fit", *arguments],
-                save_config_kwargs={"overwrite": True},
+                save_config_callback=SaveConfig,
+                save_config_kwargs={"save_to_log_dir": False},
                 seed_everything_default=False,
                 parser_kwargs={"exit_on_error": False, "fit": {"exit_on_error": False}},
             )

@@ -19,9 +19,11 @@ from tqdm import tqdm
 from minisora import draws, video
 from minisora.captioner import Captioner
 from minisora.errors import InputError, check_counts, check_seed, check_shares
-from minisora.files import check_writable, locked, read_lines
+from minisora.files import check_writable, locked, read_lines, write_text, writing
 from minisora.weights import fingerprint, shipped
 from minisora.world import Mixture, language
+
+START = b'{"folder": '  # of the first line
 
 
 def recaption_clips(
@@ -71,7 +73,7 @@ def recaption_clips(
     with locked(out):
         done = lines_done(Path(out), head)
         bar = tqdm(total=len(source), initial=done, desc="captioning", unit="clip")
-        with open(out, "a", encoding="utf-8") as file:
+        with writing(out), open(out, "a", encoding="utf-8") as file:
             for start in range(done, len(source), batch):
                 numbers = range(start, min(start + batch, len(source)))
                 for row in caption_rows(captioner, source, numbers, seed, mix):
@@ -167,12 +169,14 @@ def caption_all(captioner: Captioner, clips: list[np.ndarray], sampled: bool) ->
 
 def lines_done(path: Path, head: dict[str, Any]) -> int:
     """The number of clips that `path` has already, after an unfinished line is cut off. A new file
-    gets its first line. Raises InputError if the file was made with other settings."""
+    gets its first line, and so does one whose first line was cut off: it holds no clip. Raises
+    InputError if the file was made with other settings."""
     check_writable(path)
-    if not path.exists():
-        path.write_text(json.dumps(head) + "\n")
+    content = path.read_bytes() if path.exists() else b""
+    start = min(len(content), len(START))
+    if b"\n" not in content and content[:start] == START[:start]:
+        write_text(path, json.dumps(head) + "\n")
         return 0
-    content = path.read_bytes()
     try:
         old = dict(json.loads(content[: content.index(b"\n")]))
     except (ValueError, TypeError):

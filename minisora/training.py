@@ -6,7 +6,9 @@ one to the bit.
 """
 
 import math
+import warnings
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.checkpoint import checkpoint
 
 from minisora import draws, video, weights
 from minisora.canvas import MODES
@@ -24,8 +27,9 @@ from minisora.data import ClipData, VideoData
 from minisora.dit import DiT
 from minisora.errors import InputError, check_counts, check_numbers, check_seed, check_shares
 from minisora.flow import add_noise, draw_levels, flow_loss, shift_for
-from minisora.metrics import oracle_scores, psnr
+from minisora.metrics import oracle_scores, psnr, ssim
 from minisora.optim import MuonAdam, split_parameters
+from minisora.parallel import Context, Sharded, mean_over_processes, ranks_of
 from minisora.patches import grid_of, tokenize
 from minisora.pipeline import Settings
 from minisora.sora import Sora
@@ -60,6 +64,7 @@ class Training(L.LightningModule):
         self.lr, self.adam_lr, self.warmup = lr, adam_lr, warmup
         self.average, self.optimizer_name, self.seed = average, optimizer, seed
         self.begun = False
+        self.loss_by_level: tuple[Tensor, Tensor] | None = None  # for the log
 
     def check(self, data: Any) -> None:
         """Raises InputError if the network does not fit the data, before any of it is rendered."""
@@ -72,9 +77,36 @@ class Training(L.LightningModule):
         """Writes the trained parts to a bundle."""
         raise NotImplementedError
 
+    @property
+    def ranks(self) -> draws.Ranks:
+        """Which samples this process works on."""
+        return ranks_of(self._trainer)
+
     def generator(self, step: int) -> torch.Generator:
         """The random numbers of a training step on this rank."""
-        return draws.generator("training", self.seed, step, self.global_rank)
+        return draws.generator("training", self.seed, step, self.ranks.rank)
+
+    def configure_model(self) -> None:
+        """Raises InputError if the network is to be sharded and cannot be."""
+        if isinstance(self.trainer.strategy, Sharded):
+            raise InputError(
+                "only the transformer is trained in shards: set trainer.strategy to ddp"
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["ranks"] = self.ranks.count
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Warns if the run goes on with another number of batches a step."""
+        before, now = checkpoint.get("ranks", 1), self.ranks.count
+        if before != now and self.trainer.is_global_zero:
+            size = self.trainer.datamodule.batch_size
+            warnings.warn(
+                f"the run so far had {before} x {size} clips a step and goes on with {now} x {size}, "
+                "and with other draws, since draws go by rank: trainer.accumulate_grad_batches keeps "
+                "the number of clips",
+                stacklevel=1,
+            )
 
     def optimizer(self, in_bfloat16: bool = False) -> torch.optim.Optimizer:
         module, blocks = self.optimized()
@@ -102,7 +134,9 @@ class Training(L.LightningModule):
         self.begun = True  # a checkpoint, if there is one, has been restored
 
     def on_before_backward(self, loss: Tensor) -> None:
-        """Ends the training at the first loss that is not finite. Nothing is exported."""
+        """Ends the training, on all ranks, at the first loss that is not finite. Nothing is
+        exported."""
+        loss = mean_over_processes(loss)
         if not loss.isfinite():
             raise InputError(
                 f"the loss is {loss.item()} at step {self.global_step}, so the training ends and "
@@ -188,12 +222,16 @@ class VAETraining(Training):
         return loss
 
     def validation_step(self, batch: dict[str, Any], _: int) -> None:
-        """Logs PSNR and the oracle's scores of reconstructed clips, beside those of the PCA."""
+        """Logs PSNR, and the oracle's scores or SSIM, of reconstructed clips beside those of the
+        PCA."""
         for vae, prefix in ((self.vae, "val"), (self.baseline[0].to(self.device), "pca")):
             rebuilt = vae.decode(vae.encode(batch["video"]))  # (B, 3, T, H, W)
             quality = psnr(rebuilt, batch["video"])
             self.log_shares({f"{prefix}/psnr": quality}, len(rebuilt))
-            self.log_scores(to_frames(rebuilt), batch, prefix)
+            if "truths" in batch:
+                self.log_scores(to_frames(rebuilt), batch, prefix)
+            else:  # real footage
+                self.log_shares({f"{prefix}/ssim": ssim(rebuilt, batch["video"])}, len(rebuilt))
 
     def export(self, folder: Path) -> None:
         weights.save(folder, {}, vae=self.vae)
@@ -215,7 +253,18 @@ class Noised:
         """The noisy tokens (B, N, P)."""
         return add_noise(self.tokens, self.eps, self.t)
 
-    def only(self, kept: Tensor) -> "Noised":
+    @property
+    def level(self) -> Tensor:
+        """The noise level of each clip's unknown tokens (B,)."""
+        return self.t.amax(dim=1)
+
+    @property
+    def unknown(self) -> Tensor:
+        """How many tokens are not known: (B,)."""
+        known = torch.zeros_like(self.t) if self.known is None else self.known  # (B, N)
+        return (known == 0).sum(dim=1)
+
+    def only(self, kept: Tensor | slice) -> "Noised":
         """The tokens with these indices."""
         known = None if self.known is None else self.known[:, kept]
         tokens, eps, t, positions = (
@@ -235,6 +284,10 @@ class DiTTraining(Training):
     clips only, the share of tokens left out at first, which falls to none. `start` is a bundle to
     start from. `num_inference_steps`, `guidance_scale`, `guidance_until` and `shift` are how
     validation samples, and the defaults of the exported model.
+
+    With `checkpointing` the blocks keep only their inputs for the backward pass and compute the rest
+    again: less memory, more time. With `compile` torch.compile compiles them, for GPUs and clips
+    that are not packed (not measured).
     """
 
     def __init__(
@@ -252,6 +305,8 @@ class DiTTraining(Training):
         guidance_until: float = 0.0,
         num_inference_steps: int = 8,
         shift: float = 1.5,
+        checkpointing: bool = False,
+        compile: bool = False,
         warmup: int = 100,
         **options: Any,
     ) -> None:
@@ -267,6 +322,12 @@ class DiTTraining(Training):
         self.text, self.dit = text, dit
         if start:
             self.start_from(Sora.from_pretrained(start, "cpu"))
+        for block in self.dit.blocks:
+            if compile:
+                block.forward = torch.compile(block.forward)
+            if checkpointing:
+                block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        self.compiled, self.context = compile, Context()
         self.t_mean, self.t_deviation = t_mean, t_deviation
         self.text_drop, self.token_drop = text_drop, token_drop
         self.t_mean_end = t_mean if t_mean_end is None else t_mean_end
@@ -296,8 +357,21 @@ class DiTTraining(Training):
         elif mine == theirs:
             load_shared(self.text, sora.text)
 
+    def configure_model(self) -> None:
+        strategy = self.trainer.strategy
+        if isinstance(strategy, Sharded):
+            strategy.shard(self.text, self.dit)
+            self.context = strategy.share_tokens(self.dit)
+
+    def on_validation_start(self) -> None:
+        self.context.whole()  # each process samples its own clips
+
     def check(self, data: VideoData) -> None:
         view: Any = data.view
+        if view.packed and self.compiled:
+            raise InputError(
+                "each packed row would be compiled anew: set model.compile or data.view.packed to false"
+            )
         space, patch = view.vae.space, self.dit.patch
         longest = max(data.captions(), key=lambda caption: len(caption.split()))
         try:
@@ -322,20 +396,33 @@ class DiTTraining(Training):
         return self.global_step / self.trainer.max_steps if self._trainer else 0.0
 
     def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
+        return self.mean_of_step(self.clip_losses(batch))
+
+    def clip_losses(self, batch: dict[str, Any]) -> Tensor:
+        """The losses of the batch's clips: (B,) or fewer."""
         generator = self.generator(batch["step"])
         dropped = torch.rand(len(batch["captions"]), generator=generator) < self.text_drop  # (B,)
         pairs = zip(dropped, batch["captions"], strict=True)
         text = self.text(["" if drop else caption for drop, caption in pairs])  # (B, L, width)
         packed = isinstance(batch["latents"], list)
-        losses = (self.packed_losses if packed else self.losses)(batch, text, generator)  # (B,)
-        self.log("loss", losses.mean(), prog_bar=True)
-        return losses.mean()
+        return (self.packed_losses if packed else self.losses)(batch, text, generator)
+
+    def mean_of_step(self, losses: Tensor) -> Tensor:
+        """The mean loss of the clips of all ranks, as far as it comes from these losses (B,), times
+        the number of processes, over which gradients are averaged. Logs the whole mean."""
+        count = mean_over_processes(losses.new_tensor(len(losses)))  # packed rows differ
+        loss = losses.sum() * self.context.size / count
+        self.log("loss", loss, prog_bar=True, sync_dist=True)
+        return loss
 
     def losses(self, batch: dict[str, Any], text: Tensor, generator: torch.Generator) -> Tensor:
         """The losses (B,) of clips of one size and length."""
         made = self.noised(batch["latents"], batch["modes"], batch["start"], generator)
-        prediction = self.dit(made.x, made.t, text, made.positions)  # (B, N, P)
-        return flow_loss(prediction, made.tokens, made.eps, self.dit.target, made.known)
+        own = made.only(self.context.share([made.tokens.shape[1]])[0])
+        prediction = self.dit(own.x, own.t, text, own.positions)  # (B, N, P)
+        losses = self.losses_of(prediction, own, made)  # (B,)
+        self.loss_by_level = made.level, losses.detach() * self.context.size
+        return losses
 
     def packed_losses(
         self, batch: dict[str, Any], text: Tensor, generator: torch.Generator
@@ -346,18 +433,25 @@ class DiTTraining(Training):
         made = [self.noised(z[None], [mode], start[None], generator) for z, mode, start in clips]
         kept = [self.kept_tokens(each.tokens.shape[1], generator) for each in made]
         made = [each.only(tokens) for each, tokens in zip(made, kept, strict=True)]
-        lengths = [each.x.shape[1] for each in made]
+        shares = self.context.share([each.tokens.shape[1] for each in made])
+        own = [each.only(share) for each, share in zip(made, shares, strict=True)]
+        lengths = [each.x.shape[1] for each in own]
         row, t, positions = (
             torch.cat(parts, dim=1)  # (1, N, ...), N tokens of all clips
-            for parts in zip(*((each.x, each.t, each.positions) for each in made), strict=True)
+            for parts in zip(*((each.x, each.t, each.positions) for each in own), strict=True)
         )
         predictions = self.dit(row, t, text, positions, lengths).split(lengths, dim=1)
-        losses = [
-            flow_loss(prediction, each.tokens, each.eps, self.dit.target, each.known)
-            for prediction, each in zip(predictions, made, strict=True)
-            if each.known is None or not each.known.all()  # all unknown ones may be left out
-        ]
-        return torch.cat(losses)
+        clips = zip(predictions, own, made, strict=True)
+        shown = [clip for clip in clips if clip[2].unknown > 0]  # all unknown ones may be left out
+        losses = torch.cat([self.losses_of(*clip) for clip in shown])  # (B,)
+        levels = torch.cat([whole.level for _, _, whole in shown])  # (B,)
+        self.loss_by_level = levels, losses.detach() * self.context.size
+        return losses
+
+    def losses_of(self, prediction: Tensor, own: "Noised", whole: "Noised") -> Tensor:
+        """The losses (B,) of clips, as far as they come from this process's own tokens of them."""
+        target, count = self.dit.target, whole.unknown
+        return flow_loss(prediction, own.tokens, own.eps, target, own.known, count)
 
     def kept_tokens(self, count: int, generator: torch.Generator) -> Tensor:
         """Indices of the tokens that are not left out, in order, at least one."""
@@ -399,16 +493,37 @@ class DiTTraining(Training):
     def validation_step(self, batch: dict[str, Any], index: int) -> None:
         """Logs the oracle's scores of clips sampled for the captions ("val"), and of true clips
         that only went through the VAE ("ceiling"). Writes the first clips as an mp4."""
+        if "latents" in batch:
+            self.validate_footage(batch, index)
+            return
         sora = self.sora()
-        generator = draws.generator("validation", self.seed, index, self.global_rank)
+        generator = draws.generator("validation", self.seed, index, self.ranks.rank)
         frames = sora(batch["captions"], *batch["video"].shape[2:], generator=generator)
         self.log_scores(frames, batch, "val")
         rebuilt = sora.vae.decode(sora.vae.encode(batch["video"].to(self.device)))
         self.log_scores(to_frames(rebuilt), batch, "ceiling")
         if index == 0:
             self.validate_modes(sora, batch, generator)
-        if index == 0 and self.global_rank == 0 and not self.trainer.fast_dev_run:
+        if index == 0:
             self.write_samples(frames[:16], batch["captions"][:16])
+
+    def validate_footage(self, batch: dict[str, Any], index: int) -> None:
+        """Logs the loss of a held-out window at five noise levels ("val/loss"). Writes as an mp4
+        the first window, and what is sampled for its caption."""
+        generator = draws.generator("validation", self.seed, index)
+        clean, text = batch["latents"], self.text(batch["captions"] * 5)  # (5, L, width)
+        tokens, positions = tokenize(clean.repeat(5, 1, 1, 1, 1), self.dit.patch)  # (5, N, P)
+        t = torch.linspace(0.1, 0.9, 5).to(tokens)  # (5,)
+        eps = torch.randn(tokens.shape, generator=generator).to(tokens)  # (5, N, P)
+        noisy = add_noise(tokens, eps, t[:, None].expand(tokens.shape[:2]))  # (5, N, P)
+        prediction = self.dit(noisy, t, text, positions)  # (5, N, P)
+        loss = flow_loss(prediction, tokens, eps, self.dit.target, None).mean()
+        self.log("val/loss", loss, batch_size=1, prog_bar=True, sync_dist=True)
+        if index == 0 and not self.trainer.fast_dev_run:
+            sora = self.sora()
+            true = to_frames(sora.vae.decode(clean))  # (1, T, H, W, 3)
+            sampled = sora(batch["captions"], *true.shape[1:4], generator=generator)
+            self.write_samples(np.concatenate([true, sampled]), [*batch["captions"] * 2])
 
     def validate_modes(
         self, sora: Sora, batch: dict[str, Any], generator: torch.Generator
@@ -424,11 +539,14 @@ class DiTTraining(Training):
                 self.log_scores(sampled, batch, f"val-{name.replace(' ', '-')}")
 
     def write_samples(self, frames: np.ndarray, captions: list[str]) -> None:
-        """Writes clips as one mp4 to <root>/samples, their captions beside it."""
+        """Writes clips as one mp4 to <root>/samples, their captions beside it, on the first rank."""
+        if self.trainer.fast_dev_run or not self.trainer.is_global_zero:
+            return
         folder = Path(self.trainer.default_root_dir) / "samples"
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"step-{self.global_step:06d}.mp4"
-        video.write(path, video.tile(frames, columns=8), fps=8, scale=3)
+        scale = 3 if frames.shape[3] < 64 else 1
+        video.write(path, video.tile(frames, columns=min(8, len(frames))), fps=8, scale=scale)
         path.with_suffix(".txt").write_text("\n".join(captions) + "\n")
 
     def sora(self) -> Sora:

@@ -59,10 +59,10 @@ def refused(capsys: pytest.CaptureFixture, *arguments: object) -> str:
 def keep_checkpoints(folder: Path, every: int) -> list[str]:
     """Arguments of `fit` that keep a checkpoint of every `every` steps."""
     return [
-        "--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint",
-        f"--trainer.callbacks.every_n_train_steps={every}",
-        "--trainer.callbacks.save_top_k=-1",
-        f"--trainer.callbacks.dirpath={folder}",
+        "--trainer.callbacks+=minisora.checkpoints.Checkpoints",
+        f"--trainer.callbacks.every={every}",
+        "--trainer.callbacks.keep=1000",
+        f"--trainer.callbacks.folder={folder}",
     ]
 
 

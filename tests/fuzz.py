@@ -41,7 +41,8 @@ from PIL import Image
 
 from minisora import InputError, Sora, cli, video, weights, world
 from minisora.captioner import Captioner
-from minisora.fit import STAGES, check_checkpoint, parse
+from minisora.checkpoints import check_checkpoint
+from minisora.fit import STAGES, parse
 from minisora.recaption import OwnClips, recaption_clips
 from minisora.upsampler import Upsampler
 from minisora.views import read_captions
@@ -490,6 +491,14 @@ def run_kind(sources: Path, kind: str, count: int, seed: int) -> list[str]:
     return failures
 
 
+def run_files(sources: Path, count: int, seed: int) -> list[str]:
+    """Runs `count` or a few more cases of damaged files, as many of each kind, and prints a table.
+    Returns a line for each failure."""
+    print(f"{'kind':12}{'tried':>10}{'refused':>10}{'accepted':>10}{'failures':>10}{'time':>11}")
+    each = -(-count // len(FILES))
+    return [line for kind in FILES for line in run_kind(sources, kind, each, seed)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Fuzzes everything that minisora reads.")
     for name, default in (("seed", 0), ("files", 3000), ("commands", 500)):
@@ -505,16 +514,8 @@ def main() -> None:
             outcome = run(sources, kind, int(number), options.seed)
             print(outcome)
             sys.exit(outcome not in ("accepted", "refused"))
-        print(
-            f"{'kind':12}{'tried':>10}{'refused':>10}{'accepted':>10}{'failures':>10}{'time':>11}"
-        )
-        counts = {kind: -(-options.files // len(FILES)) for kind in FILES}
-        counts["command"] = options.commands
-        failures = [
-            line
-            for kind, count in counts.items()
-            for line in run_kind(sources, kind, count, options.seed)
-        ]
+        failures = run_files(sources, options.files, options.seed)
+        failures += run_kind(sources, "command", options.commands, options.seed)
     print("\n".join(failures))
     sys.exit(bool(failures))
 

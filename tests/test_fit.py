@@ -11,20 +11,17 @@ import pytest
 import torch
 import yaml
 from conftest import CONFIGS, fit, stage_of
-from lightning.pytorch.callbacks import (
-    Callback,
-    EMAWeightAveraging,
-    ModelCheckpoint,
-    WeightAveraging,
-)
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.callbacks import Callback
 
 from minisora import InputError
+from minisora.average import Average
 from minisora.callbacks import Progress
+from minisora.checkpoints import Checkpoints
 from minisora.cli import main
 from minisora.files import locked
 from minisora.fit import CLASSES, LINKS, RENAMED, STAGES, FitCLI, ParsingCLI, parse, run_cli
 from minisora.optim import MuonAdam
+from minisora.runlog import CSVLog
 from minisora.variants.positions import NoRotations
 
 VARIANT = "minisora.variants.positions.NoRotations"
@@ -215,30 +212,29 @@ def test_a_run_writes_everything_to_its_folder(run_of_two_steps: Path) -> None:
 
 def test_metrics_go_to_a_csv_file_in_the_folder(tmp_path: Path) -> None:
     logger = built("vae", tmp_path / "run").trainer.logger
-    assert isinstance(logger, CSVLogger)
-    assert Path(logger.log_dir) == tmp_path / "run"
+    assert isinstance(logger, CSVLog)
+    assert logger.path == tmp_path / "run" / "metrics.csv"
 
 
 def averages(cli: FitCLI) -> list[Callback]:
-    return [each for each in cli.trainer.callbacks if isinstance(each, WeightAveraging)]
+    return [each for each in cli.trainer.callbacks if isinstance(each, Average)]
 
 
 def test_the_average_of_the_weights_is_a_flag(tmp_path: Path) -> None:
     (average,) = averages(built("vae", tmp_path, "--model.average=0.9"))
-    assert isinstance(average, EMAWeightAveraging)
-    assert average._kwargs["avg_fn"](torch.tensor(1.0), torch.tensor(0.0), 1) == 0.9
+    assert average.decay == 0.9
 
 
 def test_an_average_of_0_is_none(tmp_path: Path) -> None:
     assert averages(built("vae", tmp_path, "--model.average=0")) == []
 
 
-@pytest.mark.parametrize("kind", [ModelCheckpoint, Progress])
+@pytest.mark.parametrize("kind", [Checkpoints, Progress])
 @pytest.mark.parametrize("given", [True, False], ids=["on", "off"])
 def test_checkpoints_and_progress_bar_can_be_turned_off(
     kind: type[Callback], given: bool, tmp_path: Path
 ) -> None:
-    name = "enable_checkpointing" if kind is ModelCheckpoint else "enable_progress_bar"
+    name = "enable_checkpointing" if kind is Checkpoints else "enable_progress_bar"
     cli = built("vae", tmp_path, f"--trainer.{name}={str(given).lower()}")
     assert any(type(each) is kind for each in cli.trainer.callbacks) == given
 
@@ -329,7 +325,7 @@ REFUSED = {
     "an unknown world": (['--data.worlds={{"room": 1}}'], "no world 'room'"),
     "no weights": (["--data.view.vae={here}/nowhere"], "no weights in"),
     "a checkpoint of another width": (
-        ["--model.text.width=16", "--ckpt_path={root}/kept/epoch=0-step=30.ckpt"],
+        ["--model.text.width=16", "--ckpt_path={root}/kept/step=30.ckpt"],
         "text.position_embed",
     ),
     "a start of another width": (
@@ -347,7 +343,7 @@ REFUSED = {
 def test_bad_input_is_refused_in_a_sentence(
     arguments: list[str], message: str, trained: Path, on_vae: str, tmp_path: Path, capsys
 ) -> None:
-    checkpoint = trained / "kept" / "epoch=0-step=30.ckpt"
+    checkpoint = trained / "kept" / "step=30.ckpt"
     (tmp_path / "cut.ckpt").write_bytes(checkpoint.read_bytes()[:5000])
     torch.save({"some": "tensors"}, tmp_path / "other.ckpt")
     filled = [text.format(root=trained, here=tmp_path) for text in arguments]
