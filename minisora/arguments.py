@@ -1,6 +1,7 @@
 """What the arguments of several commands have in common: numbers in their bounds, and the weights."""
 
 import argparse
+from collections.abc import Callable
 
 
 def shorten(text: str) -> str:
@@ -25,6 +26,20 @@ def seconds(text: str) -> int:
 
 def seed(text: str) -> int:
     return number(text, 0, 2**63 - 1, "2^63 - 1")
+
+
+def sides(count: int) -> Callable[[str], tuple[int, ...]]:
+    """A type for `count` numbers such as 17x256x256."""
+
+    def read(text: str) -> tuple[int, ...]:
+        parts = text.split("x")
+        if len(parts) != count:
+            raise argparse.ArgumentTypeError(
+                f"is {count} numbers with x between them, got {text!r}"
+            )
+        return tuple(map(positive, parts))
+
+    return read
 
 
 def folder(text: str) -> str:

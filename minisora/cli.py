@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import minisora
-from minisora.arguments import folder, number, positive, seed, shorten, weights_option
+from minisora.arguments import folder, number, positive, seed, shorten, sides, weights_option
 from minisora.errors import InputError, Interrupted
 from minisora.files import check_writable, write_text
 from minisora.making import MODE_COMMANDS, mode_options, sample_options
@@ -111,6 +111,9 @@ def parser() -> argparse.ArgumentParser:
     add("recaption", "write captions for a set of clips: recaption OUT --mix 0.95")
     ingest_options(add("ingest", "cut a folder of videos into clips to train on"))
     encode_options(add("encode", "compress a folder of clips to latents, once, to train on them"))
+    plan_options(
+        add("plan", "say what a training or a clip will cost: plan configs/node/dit.yaml")
+    )
     evaluate_options(
         add("evaluate", "sample prompts of every split, and let the oracle score them")
     )
@@ -245,6 +248,42 @@ def encode_command(options: argparse.Namespace) -> None:
     else:
         store = latents.LatentStore(options.out)
         print(f"{options.out} is complete: latents of {len(store)} clips, VAE {store.head['vae']}")
+
+
+# plan
+
+
+def plan_options(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("config", metavar="CONFIG", help="of a transformer or a VAE")
+    add(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="model.dit.size=XL data.batch_size=8",
+    )
+    add("--gpu", default="H100", help="RTX4090, A100, H100, H200 or B200 (default: H100)")
+    add("--devices", type=positive, metavar="N", help="in all (default: the config's)")
+    text = "the share of the GPU's peak that is reached, recomputation counted (default: 0.4)"
+    add("--mfu", type=float, default=0.4, help=text)
+    text = "sizes of clips that are not there yet, such as 256x256 256x448"
+    add("--sizes", nargs="+", type=sides(2), default=[], metavar="HxW", help=text)
+    text = "plan the making of one clip, such as 1441x1080x1920, a minute at 24 frames a second"
+    add("--clip", metavar="TxHxW", type=sides(3), help=text)
+    command.set_defaults(run=plan_command)
+
+
+def plan_command(options: argparse.Namespace) -> None:
+    from minisora import fit, plan
+
+    keys, sizes = [f"--{pair}" for pair in options.set], dict.fromkeys(options.sizes, 1.0)
+    made = plan.read(options.config, keys, fit.parse, options.devices, sizes)
+    print(plan.report(made, options.gpu, options.mfu))
+    if options.clip:
+        frames, height, width = options.clip
+        clip = plan.Clip(frames, height, width, made.clips[0][0].cut)
+        print("\n" + plan.report_clip(made, clip, options.gpu, options.mfu))
 
 
 # evaluate

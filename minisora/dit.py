@@ -16,9 +16,10 @@ from minisora.errors import InputError, check_counts, check_sizes
 from minisora.flow import Target, to_velocity
 from minisora.patches import MIDDLE, Grid
 
-SIZES = {  # width, depth, heads; capital letters are the sizes of the DiT paper
+SIZES = {  # width, depth, heads; S to XL are the sizes of the DiT paper
     "tiny": (64, 2, 2), "toy": (96, 6, 3), "laptop": (192, 4, 6),
     "S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16),
+    "3B": (2304, 30, 18),
 }  # fmt: skip
 HEAD_WIDTH = 32  # of sizes written as "192x2"
 
