@@ -4,6 +4,7 @@ import multiprocessing
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
@@ -117,6 +118,7 @@ class Crew:
 def serve(pipe: Connection, work: Work, arguments: tuple) -> None:
     """The process of a worker. It ends with its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    warnings.simplefilter("ignore")  # results say what matters
 
     def tell(kind: str, content: Any) -> None:
         try:

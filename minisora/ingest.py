@@ -8,6 +8,7 @@ was killed therefore comes to the same folder when it is started again.
 import hashlib
 import json
 import os
+import posixpath
 import re
 import time
 import warnings
@@ -25,7 +26,7 @@ from minisora.decoding import MAX_PIXELS, open_file
 from minisora.errors import InputError, check_counts, check_numbers
 from minisora.files import locked, make_folder, read_lines, remove_partial, write_text
 from minisora.footage import CAPTIONS, INDEX
-from minisora.scenes import GROUP, SHORTEST, Beat, Piece
+from minisora.scenes import GROUP, Beat, Piece
 
 JOURNAL = ".journal.jsonl"
 RULES = 1  # goes up when the same files would give other clips
@@ -56,7 +57,7 @@ def ingest(
     head, longest = settings(pixels, seconds)
     files = find_files(Path(folder), Path(out))
     captions = read_captions(Path(folder), files)
-    out = make_folder(out)
+    out = make_folder(out).resolve()
     with locked(out):
         remove_partial(out)
         before, written = begin(out, head), read_words(out)
@@ -71,14 +72,14 @@ def ingest(
 def settings(pixels: int, seconds: float) -> tuple[Row, int]:
     """The index's first line, and the most frames of a clip."""
     check_counts(scenes.SIDE**2, MAX_PIXELS, pixels=pixels)
-    check_numbers(SHORTEST / video.FPS, 3600, seconds=seconds)
+    check_numbers((1 + GROUP) / video.FPS, 3600, seconds=seconds)
     longest = int(seconds * video.FPS)
     if 3 * pixels * longest > video.MAX_BYTES:
         raise InputError(
             f"clips of {seconds:g} s with {pixels:,} pixels have more than {video.MAX_BYTES:,} bytes: "
             "make them shorter or smaller"
         )
-    head = {"rules": RULES, "fps": video.FPS, "pixels": pixels, "seconds": seconds}
+    head = {"rules": RULES, "fps": video.FPS, "pixels": pixels, "seconds": float(seconds)}
     return head, longest - (longest - 1) % GROUP
 
 
@@ -127,7 +128,7 @@ def read_captions(folder: Path, files: list[str]) -> dict[str, str]:
     listed = {}
     if (folder / CAPTIONS).is_file():
         rows = read_lines(folder / CAPTIONS, ("file", "caption"))
-        listed = {os.path.normpath(row["file"]): row["caption"] for row in rows}
+        listed = {posixpath.normpath(row["file"]): row["caption"] for row in rows}
     if missing := sorted(set(listed) - set(files)):
         warnings.warn(
             f"{folder / CAPTIONS} names {len(missing)} files that are not there, first {missing[0]}",
@@ -151,6 +152,7 @@ def begin(out: Path, head: Row) -> list[Row]:
                 old = ", ".join(f"{key} {first.get(key)}" for key in head)
                 new = ", ".join(f"{key} {head[key]}" for key in head)
                 raise InputError(f"{out} was made with {old}, now {new}: name another folder")
+            check_rows(path, rows)
             before += rows
     is_new = not (out / INDEX).is_file() and not (out / JOURNAL).is_file()
     others = [each.name for each in out.iterdir() if not each.name.startswith(".")]
@@ -159,6 +161,15 @@ def begin(out: Path, head: Row) -> list[Row]:
     if not (out / JOURNAL).is_file():
         write_text(out / JOURNAL, json.dumps(head) + "\n")
     return before
+
+
+def check_rows(path: Path, rows: list[Row]) -> None:
+    """Raises InputError if they are not as they were written."""
+    try:
+        known(rows)
+        table(merge([], rows))
+    except (KeyError, TypeError, AttributeError, ValueError):
+        raise InputError(f"{path} is damaged: name another folder for the clips") from None
 
 
 def cut_unfinished_line(path: Path) -> None:

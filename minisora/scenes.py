@@ -25,7 +25,7 @@ THUMB, SAMPLES = 32, 128  # pixels to a side: of the small pictures, and for his
 CUT, TIMES_USUAL, CUT_CHANGE = 0.25, 2.5, 8.0
 STILL, STILL_FRAMES = 1.0, 16  # the mean change, of 255, that 2 s of a clip must exceed
 DARK = 24  # of 255: bars are darker
-MOST_DISTORTION = 1.1
+MOST_DISTORTION = 1.25
 LONGEST_HOLD = 3600 * video.FPS  # frames: a picture held for longer has a broken time
 
 
@@ -158,7 +158,7 @@ class Scene:
         (top, bottom), (left, right) = inside_bars(self.rows), inside_bars(self.columns)
         box, aspect = Box(left, top, right, bottom), self.last.frame.aspect
         size = clip_size(bottom - top, (right - left) * aspect, pixels)
-        why, at = "" if size else "too small", self.start
+        why, at = "" if size else "no size fits", self.start
         for start, stop in [*self.still, (end, end)]:
             yield Piece(at, start, box, size or (0, 0), why)
             yield Piece(start, stop, box, size or (0, 0), "static")
@@ -183,7 +183,7 @@ def inside_bars(lit: np.ndarray) -> tuple[int, int]:
 def clip_size(height: float, width: float, pixels: int) -> tuple[int, int] | None:
     """Height and width of a clip, multiples of 16 with at most `pixels` and no larger than the
     picture: the least distorted of those with half the area of the largest. None if there are
-    only such that distort by 10%."""
+    none that distorts by less than a quarter."""
     sizes = [
         (h, w, abs(math.log(w / h * height / width)))
         for h in range(SIDE, int(height) + 1, SIDE)
