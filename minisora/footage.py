@@ -34,6 +34,16 @@ class FootageClip(NamedTuple):
         return self.height, self.width
 
 
+def check_types(clips: list[FootageClip]) -> None:
+    """Raises TypeError if a name is no text, or a count no whole number above 0."""
+    for clip in clips:
+        texts, counts = (clip.name, clip.source), (clip.frames, *clip.size)
+        if not all(isinstance(text, str) for text in texts) or not all(
+            type(count) is int and count > 0 for count in counts
+        ):
+            raise TypeError(clip)
+
+
 class Footage:
     """The clips of a folder, in the order of its index. `fingerprint` names index and captions, so
     that what was made of other clips can be told apart."""
@@ -43,7 +53,7 @@ class Footage:
         index, captions = self.folder / INDEX, self.folder / CAPTIONS
         if not index.is_file():
             raise InputError(f"no clips in {folder}: `minisora ingest` makes such a folder")
-        _, *rows = read_lines(index, ())
+        rows = read_lines(index, ())[1:]
         words = {}
         if captions.is_file():
             words = {r["file"]: r["caption"] for r in read_lines(captions, ("file", "caption"))}
@@ -56,6 +66,7 @@ class Footage:
                 for row in rows
                 for c in row["clips"]
             ]  # fmt: skip
+            check_types(self.clips)
         except (KeyError, TypeError):
             raise InputError(f"{index} is damaged: run `minisora ingest` again") from None
         if not self.clips:

@@ -480,6 +480,24 @@ def test_a_clip_that_has_another_size_is_named(copy: Path, tmp_path: Path) -> No
         encode(copy, tmp_path / "latents")
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [('"frames": 17', '"frames": "17"'), ('"height": 32', '"height": 0'), ('"0.mp4"', "0")],
+    ids=["text for a count", "no height", "a number for a name"],
+)
+def test_a_damaged_index_is_one_sentence(copy: Path, tmp_path: Path, old: str, new: str) -> None:
+    index = copy / "clips" / "index.jsonl"
+    index.write_text(index.read_text().replace(old, new))
+    with pytest.raises(InputError, match=r"index.jsonl is damaged: run `minisora ingest` again"):
+        encode(copy, tmp_path / "latents")
+
+
+def test_an_empty_index_is_one_sentence(copy: Path, tmp_path: Path) -> None:
+    (copy / "clips" / "index.jsonl").write_text("")
+    with pytest.raises(InputError, match="has no clips"):
+        encode(copy, tmp_path / "latents")
+
+
 def test_sides_that_the_vae_cannot_take_are_refused(copy: Path, tmp_path: Path) -> None:
     shutil.rmtree(copy / "clips")
     make_clips(copy / "clips", [(5, 36, 32)])
