@@ -143,7 +143,9 @@ def usual_first(clips: list[FootageClip]) -> list[tuple[int, int]]:
 
 
 class FootagePixels(View):
-    """Batches of {"video": (B, 3, T, H, W) in [-1, 1]}: windows from anywhere in clips."""
+    """Batches of {"video": (B, 3, T, H, W) in [-1, 1]}: windows from anywhere in clips, half of them
+    mirrored along each of time, height and width, since footage is scarce and a VAE may see it so.
+    """
 
     def prepare(self, data: FootageData) -> None:
         self.read = lru_cache(CACHED)(data.footage.read)
@@ -156,7 +158,7 @@ class FootagePixels(View):
 
     def batch(self, data: FootageData, step: int) -> dict[str, Any]:
         generator = draws.generator("window", data.seed, step, data.ranks.rank)
-        windows = [self.window(data, i, generator) for i in data.indices(step)]
+        windows = [mirror(self.window(data, i, generator), generator) for i in data.indices(step)]
         return {"video": to_pixels(np.stack(windows))}
 
     def held_out(self, data: FootageData, number: int) -> dict[str, Any]:
@@ -175,6 +177,12 @@ class FootagePixels(View):
             for i in np.resize(np.concatenate(long_enough), 64)
         ]
         return to_pixels(np.stack(windows))  # (64, 3, T, height, width)
+
+
+def mirror(clip: np.ndarray, generator: torch.Generator) -> np.ndarray:
+    """A clip (T, H, W, 3), mirrored along some of its first three axes."""
+    axes = torch.randint(2, (3,), generator=generator).nonzero().flatten().tolist()
+    return np.flip(clip, axes)
 
 
 class FootageLatents(LatentView):

@@ -75,7 +75,16 @@ def test_the_most_usual_size_comes_first(folder: Path) -> None:
 def test_windows_are_frames_in_a_row(folder: Path) -> None:
     data = pixels(folder)
     for step in range(20):
-        assert (np.diff(times(data.batch(step)), axis=1) == 1).all()
+        steps = np.diff(times(data.batch(step)), axis=1)  # (B, T - 1)
+        assert (abs(steps) == 1).all()
+        assert (steps == steps[:, :1]).all()
+
+
+def test_half_of_the_windows_run_backwards(folder: Path) -> None:
+    data = pixels(folder)
+    ends = [times(data.batch(step))[:, [0, -1]] for step in range(50)]
+    backwards = np.mean([first > last for pairs in ends for first, last in pairs])
+    assert backwards == pytest.approx(0.5, abs=0.15)
 
 
 def test_windows_come_from_everywhere_but_the_end_held_out(folder: Path) -> None:
