@@ -27,7 +27,8 @@ def ssim(a: Tensor, b: Tensor) -> float:
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     one, other = (x.float().clamp(-1, 1).movedim(2, 1).flatten(0, 1) for x in (a, b))
-    found: Any = structural_similarity_index_measure(one, other, data_range=2.0)  # (B T, 3, H, W)
+    with torch.autocast(a.device.type, enabled=False):  # differences of squares need float32
+        found: Any = structural_similarity_index_measure(one, other, data_range=2.0)  # (B T, ...)
     return float(found)
 
 

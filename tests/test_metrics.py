@@ -10,6 +10,7 @@ from minisora.metrics import (
     pivot,
     proportion,
     psnr,
+    ssim,
     wilson,
 )
 from minisora.world import clip, get
@@ -97,3 +98,23 @@ def test_a_pivot_keeps_the_order_of_lines_and_columns() -> None:
     cells = [("second", "z", "1"), ("first", "a", "2"), ("second", "a", "3")]
     expected = "| what | z | a |\n|---|---|---|\n| second | 1 | 3 |\n| first |  | 2 |"
     assert pivot(cells, "what") == expected
+
+
+def test_ssim_of_equal_clips_is_one() -> None:
+    clip = torch.rand(1, 3, 5, 16, 24, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    assert ssim(clip, clip) == pytest.approx(1, abs=1e-6)
+
+
+def test_ssim_falls_with_noise() -> None:
+    noise = torch.randn(2, 1, 3, 5, 16, 24, generator=torch.Generator().manual_seed(0))
+    clip = noise[0] / 4
+    little, much = (ssim(clip + share * noise[1], clip) for share in (0.05, 0.2))
+    assert 1 > little > much > 0
+
+
+def test_ssim_is_the_same_under_autocast() -> None:
+    dark = torch.full((1, 3, 5, 16, 24), -0.98)
+    noisy = dark + 0.01 * torch.randn(dark.shape, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = ssim(noisy, dark)
+    assert inside == ssim(noisy, dark)
