@@ -120,6 +120,7 @@ class Export(Callback):
             "minutes": round(self.minutes(), 1),
             "device": str(module.device),
             "threads": torch.get_num_threads(),
+            "processes": trainer.world_size,
             "precision": trainer.precision,
             "torch": torch.__version__,
             "curve": self.curve,

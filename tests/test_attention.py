@@ -122,3 +122,37 @@ def test_autocast_does_not_round_positions() -> None:
 def test_heads_share_the_width() -> None:
     with pytest.raises(InputError, match="a width of 33 cannot be shared by 2 heads"):
         Attention(33, 2)
+
+
+# A part of the tokens, with the keys and values of all
+
+
+@pytest.mark.parametrize("own", [slice(0, 3), slice(3, 10), slice(4, 4)], ids=str)
+def test_a_part_of_a_clip_comes_out_as_in_the_whole(own: slice) -> None:
+    attention, x, context = (
+        shake(Attention(64, 2, 16)),
+        torch.randn(2, 10, 64),
+        torch.randn(2, 5, 16),
+    )
+    kept = []
+    attention.gather = lambda k, v, lengths: kept.append((k, v)) or (k, v, lengths)
+    together = attention(x, context=context)
+    attention.gather = lambda k, v, lengths: (*kept[0], lengths)
+    part = attention(x[:, own], context=context)
+    assert torch.allclose(part, together[:, own], atol=1e-5)
+
+
+def test_parts_of_packed_clips_come_out_as_in_the_whole() -> None:
+    """Half of the first clip, none of the second, all of the third."""
+    attention, x, context = (
+        shake(Attention(64, 2, 16)),
+        torch.randn(1, 12, 64),
+        torch.randn(3, 5, 16),
+    )
+    kept = []
+    attention.gather = lambda *own: kept.append(own) or own
+    together = attention(x, context=context, lengths=[6, 2, 4])
+    attention.gather = lambda *_: kept[0]
+    own = [3, 4, 5, 8, 9, 10, 11]
+    part = attention(x[:, own], context=context, lengths=[3, 0, 4])
+    assert torch.allclose(part, together[:, own], atol=1e-5)

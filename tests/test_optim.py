@@ -1,8 +1,12 @@
 import copy
+from collections.abc import Iterator
 
 import pytest
 import torch
+import torch.distributed as dist
 from conftest import shake
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 
 from minisora.dit import DiT
 from minisora.optim import NEWTON_SCHULZ, MuonAdam, orthogonalize, split_parameters
@@ -114,3 +118,28 @@ def test_the_state_survives_saving() -> None:
     restored.load_state_dict(state)
     restored.step()
     assert all(torch.equal(p, expected[name]) for name, p in dit.state_dict().items())
+
+
+# Shards
+
+
+@pytest.fixture
+def mesh() -> Iterator[DeviceMesh]:
+    """A group of one process. (test_parallel.py has groups of two.)"""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,))
+    dist.destroy_process_group()
+
+
+def test_shards_step_like_whole_tensors(mesh: DeviceMesh) -> None:
+    starts = [torch.randn(6, 4), torch.randn(8, 2, 3), torch.randn(5)]
+    plain = [torch.nn.Parameter(start.clone()) for start in starts]
+    cut = [torch.nn.Parameter(distribute_tensor(start, mesh, [Shard(0)])) for start in starts]
+    for parameters in (plain, cut):
+        optimizer = MuonAdam(parameters[:2], parameters[2:])
+        for _ in range(3):
+            for p in parameters:
+                p.grad = (p.detach() - 1) ** 3
+            optimizer.step()
+    assert all(torch.equal(a, b.full_tensor()) for a, b in zip(plain, cut, strict=True))
+    assert not any(torch.equal(a, start) for a, start in zip(plain, starts, strict=True))
