@@ -300,7 +300,7 @@ def take(
 def hash_file(path: Path, say: Say) -> str:
     digest = hashlib.sha256()
     with open_file(path) as file:
-        while block := file.read(2**24):
+        while block := file.read(2**20):
             digest.update(block)
             say(share=0.0)
     return digest.hexdigest()

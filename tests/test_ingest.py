@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-import tracemalloc
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import pytest
 from conftest import refused
 from PIL import Image
 
-from minisora import InputError, ingest, video
+from minisora import InputError, decoding, ingest, video
 from minisora.cli import main
 from minisora.footage import CAPTIONS, INDEX, Footage
 
@@ -355,20 +355,27 @@ def test_a_worker_that_dies_costs_its_file_alone(stopped: dict, why: str) -> Non
 # Memory
 
 
-def peak(folder: Path, name: str) -> int:
-    """The bytes of arrays that a file needs at most."""
-    tracemalloc.start()
-    row = ingest.take((folder, name), lambda **_: None, folder, 16384, 157, {})
-    assert row["clips"]
-    _, most = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    return most
+def test_memory_holds_a_few_frames_of_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, alive, most = folder_of(tmp_path / "videos", long=pan(100)), 0, 0
+    convert = decoding.to_rgb
 
+    def counted(frame: decoding.Frame) -> np.ndarray:
+        nonlocal alive, most
+        picture = convert(frame)
+        alive, most = alive + 1, max(most, alive + 1)
+        weakref.finalize(picture, gone)
+        return picture
 
-def test_memory_is_flat_in_the_length_of_a_file(tmp_path: Path) -> None:
-    folder = folder_of(tmp_path / "videos", short=pan(24), long=pan(168))
-    peak(folder, "short.mp4")  # imports, caches
-    assert peak(folder, "long.mp4") < 1.2 * peak(folder, "short.mp4")
+    def gone() -> None:
+        nonlocal alive
+        alive -= 1
+
+    monkeypatch.setattr(decoding, "to_rgb", counted)
+    row = ingest.take((folder, "long.mp4"), lambda **_: None, tmp_path, 16384, 157, {})
+    assert row["clips"][0]["frames"] == 97
+    assert 1 <= most <= 5
 
 
 # What is refused
