@@ -13,7 +13,6 @@ from typing import Any
 from torch import nn
 
 from minisora.text import TextEncoder
-from minisora.vae import VAE
 
 # Bytes that autograd keeps of a DiT block, for each token and unit of width. In float32 32 numbers:
 # 6 of modulation, 2 scales, 2 norms and what they modulate (2); 3 of q, k, v and 3 more as attention
@@ -81,8 +80,8 @@ class DiTCost:
 class VAECost:
     """A VAE, which may be on the meta device. Its tokens are latents."""
 
-    def __init__(self, vae: VAE, trained_encoder: bool = True) -> None:
-        self.vae: Any = vae
+    def __init__(self, vae: Any, trained_encoder: bool = True) -> None:
+        self.vae = vae
         self.numbers = vae.channels  # of a token
         self.trained: nn.Module = vae
         if not trained_encoder:

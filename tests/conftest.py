@@ -1,6 +1,7 @@
 """What several test files share."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,19 @@ def keep_checkpoints(folder: Path, every: int) -> list[str]:
     ]
 
 
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """In the block no file can grow beyond so many bytes, as on a disk that is full."""
+    import resource  # not on every system
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny VAE in vae/, a DiT of 60 steps on its latents in dit/, and the DiT's
@@ -80,6 +94,27 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def on_vae(trained: Path) -> str:
     """The argument of `fit` that names the tiny VAE."""
     return f"--data.view.vae={trained}/vae/weights"
+
+
+@pytest.fixture(scope="session")
+def tiny_t5(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with a T5 of the real kind, small and untrained."""
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    folder = tmp_path_factory.mktemp("t5")
+    vocabulary = ["<pad>", "</s>", "<unk>", *sorted(WORDS)]
+    words = Tokenizer(models.WordLevel({w: i for i, w in enumerate(vocabulary)}, "<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    ).save_pretrained(folder)
+    config = transformers.T5Config(
+        vocab_size=len(vocabulary), d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4
+    )
+    torch.manual_seed(0)
+    transformers.T5EncoderModel(config).save_pretrained(folder)
+    return str(folder)
 
 
 @pytest.fixture(autouse=True)

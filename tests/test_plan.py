@@ -3,13 +3,11 @@
 import warnings
 import weakref
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
-from conftest import CONFIGS, refused, stage_of
+from conftest import CONFIGS, refused
 from torch.utils import flop_counter
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -254,14 +252,6 @@ def test_lengths_and_sizes_have_their_shares() -> None:
 
 
 # Configs
-
-PLANNED = [path for path in sorted(CONFIGS.glob("*/*.yaml")) if stage_of(path) in ("dit", "vae")]
-
-
-@pytest.mark.parametrize("path", PLANNED, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_every_config_has_a_plan(path: Path) -> None:
-    made = plan.read(str(path), [], parse, None, {(256, 256): 1.0})
-    assert made.steps == yaml.safe_load(path.read_text())["trainer"]["max_steps"]
 
 
 def test_keys_are_set_otherwise() -> None:

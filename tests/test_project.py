@@ -161,7 +161,8 @@ def lacks(whole: dict, part: dict) -> list[str]:
     below its init_args there, and keys that are numbers are texts."""
     missing = []
     for key, value in part.items():
-        parsed = whole.get("init_args", whole).get(str(key))
+        inside = whole if key in ("class_path", "init_args") else whole.get("init_args", whole)
+        parsed = inside.get(str(key))
         if isinstance(value, dict) and isinstance(parsed, dict):
             missing += [f"{key}.{each}" for each in lacks(parsed, value)]
         elif parsed != value:

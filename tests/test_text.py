@@ -180,27 +180,6 @@ def test_unscored_words_do_not_count(scored) -> None:
 # Frozen encoders
 
 
-@pytest.fixture(scope="module")
-def tiny_t5(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A folder with a T5 of the real kind, small and untrained."""
-    import transformers
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    folder = tmp_path_factory.mktemp("t5")
-    vocabulary = ["<pad>", "</s>", "<unk>", *sorted(WORDS)]
-    words = Tokenizer(models.WordLevel({w: i for i, w in enumerate(vocabulary)}, "<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    transformers.PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
-    ).save_pretrained(folder)
-    config = transformers.T5Config(
-        vocab_size=len(vocabulary), d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4
-    )
-    torch.manual_seed(0)
-    transformers.T5EncoderModel(config).save_pretrained(folder)
-    return str(folder)
-
-
 @pytest.fixture
 def pretrained(tiny_t5: str) -> PretrainedEncoder:
     torch.manual_seed(0)
