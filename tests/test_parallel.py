@@ -99,13 +99,19 @@ def training(root: Path, folder: str, strategy: str, *given: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with runs: for each kind of rows `one` in one process, `both` in one process for two
-    ranks, and `ddp`, `fsdp2` and `context` in two. Those called `resumed` go on from a checkpoint of
-    another number of processes. What was printed is in printed.txt."""
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an untrained VAE in vae/."""
     torch.manual_seed(0)
     root = tmp_path_factory.mktemp("parallel")
     weights.save(root / "vae", {}, vae=shake(VAE(channels=4, space=8, width=16, depth=1)))
+    return root
+
+
+@pytest.fixture(scope="module")
+def runs(root: Path) -> Path:
+    """A folder with runs: for each kind of rows `one` in one process, `both` in one process for two
+    ranks, and `ddp`, `fsdp2` and `context` in two. Those called `resumed` go on from a checkpoint of
+    another number of processes. What was printed is in printed.txt."""
     trainings = []
     for kind in KINDS:
         fit("dit", root / kind / "one", *arguments(root, kind, f"{kind}/one"))
@@ -240,9 +246,9 @@ def test_another_number_of_ranks_is_said_once_with_the_clips_of_a_step(runs: Pat
 # As users start it
 
 
-def test_fit_starts_its_own_processes(runs: Path, tmp_path: Path) -> None:
+def test_fit_starts_its_own_processes(root: Path, tmp_path: Path) -> None:
     short = ["--trainer.max_steps=2", "--trainer.val_check_interval=2"]
-    given = [*arguments(runs, "buckets", "started"), *short]
+    given = [f"--data.view.vae={root}/vae", *COMMON, *short]
     command = [sys.executable, "-m", "minisora.cli", *training(tmp_path, "run", "ddp", *given)]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
