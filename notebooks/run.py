@@ -20,7 +20,7 @@ from tqdm import tqdm
 HERE = Path(__file__).parent
 STATIONS = [  # labels of the roadmap, one per notebook
     "quickstart", "world", "VAE", "patches", "flow", "DiT", "training", "sampling", "what it learned",
-    "any size", "media", "re-captioning", "prompts",
+    "any size", "media", "re-captioning", "prompts", "real video", "cluster",
 ]  # fmt: skip
 
 
