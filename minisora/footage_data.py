@@ -182,14 +182,14 @@ class FootagePixels(View):
 def mirror(clip: np.ndarray, generator: torch.Generator) -> np.ndarray:
     """A clip (T, H, W, 3), mirrored along some of its first three axes."""
     axes = torch.randint(2, (3,), generator=generator).nonzero().flatten().tolist()
-    return np.flip(clip, axes)
+    return np.flip(clip, tuple(axes))
 
 
 class FootageLatents(LatentView):
     """Latents of footage. If the folder has clips, not latents, they are encoded at the start.
 
-    Half of the windows begin with a latent of one frame, as clips do; the others, from further
-    inside, go without.
+    Windows begin at any group, with a latent of one frame, as clips do; half of those that go on
+    from known tokens inside a clip are without it.
     """
 
     def __init__(

@@ -24,7 +24,7 @@ PAD, UNKNOWN = "[PAD]", "[UNK]"
 PAD_ID, UNKNOWN_ID = 0, 1
 # texts written word by word share these ids: padding is more ends, nothing unknown is written
 END_ID, START_ID = PAD_ID, UNKNOWN_ID
-MAX_CACHED_PROMPTS = 20_000  # of a frozen encoder; about 25 kB each
+MAX_CACHED_BYTES = 2**29  # of a frozen encoder's states
 
 
 def word_tokenizer(words: list[str]) -> Tokenizer:
@@ -205,7 +205,8 @@ class PretrainedEncoder(nn.Module):
     @torch.no_grad()
     def encode_frozen(self, prompts: list[str]) -> Tensor:
         """The frozen encoder's normalized states (B, L, frozen width), zero at padding."""
-        if len(self.cache) > MAX_CACHED_PROMPTS:
+        bytes_each = 2 * self.length * self.embed.in_features
+        if len(self.cache) * bytes_each > MAX_CACHED_BYTES:
             self.cache = {}
         # prompts without words are "no text": all zero, not even a start token
         empty = torch.zeros(self.length, self.embed.in_features, dtype=torch.bfloat16)
