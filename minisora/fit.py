@@ -178,9 +178,9 @@ class FitCLI(LightningCLI):
             code = 143 if self.trainer.received_sigterm else 130
             raise Interrupted(self.unfinished(), code) from None
         except Exception as error:
-            if self.model.begun:
-                raise self.ended(error) from error
-            if isinstance(error, InputError) or not self.config["fit"].ckpt_path:
+            if sentence := self.sentence(error):
+                raise InputError(sentence) from error
+            if self.model.begun or not self.config["fit"].ckpt_path:
                 raise
             misfit = re.search(r"Error\(s\) in loading state_dict.*?\n\s*(.{,200})", str(error))
             problem = misfit[1] if misfit else f"{error!r:.200}"
@@ -188,21 +188,20 @@ class FitCLI(LightningCLI):
         if self.trainer.received_sigterm:
             raise Interrupted(self.unfinished(), 143)
 
-    def ended(self, error: Exception) -> Exception:
-        """What ended the training, with the step that is kept if the user can mend the cause: a full
-        disk, a loss that is not finite, a process that was killed."""
+    def sentence(self, error: Exception) -> str:
+        """What ended the training, if the user can mend it: a full disk, a loss that is not finite, a
+        process that was killed. With the step that is kept."""
         cause = str(error)
         if isinstance(error, OSError):
             cause = f"{error.strerror or error}: {error.filename}"
         elif "DataLoader worker" in cause:
             cause = f"a process that reads data has died ({cause.splitlines()[0]:.200})"
         elif not isinstance(error, InputError):
-            return error
-        steps = kept(self.root / "checkpoints")
-        saved = (
-            f"; the checkpoint of step {max(steps)} is kept (--ckpt_path last)" if steps else ""
-        )
-        return InputError(f"{cause}{saved}")
+            return ""
+        steps = kept(self.root / "checkpoints") if self.model.begun else {}
+        for step in [*steps][-1:]:
+            cause += f"; the checkpoint of step {step} is kept (--ckpt_path last)"
+        return cause
 
     def unfinished(self) -> str:
         steps = f"{self.trainer.global_step} of {self.trainer.max_steps} steps"

@@ -3,8 +3,8 @@ it is wrong. `CSVLog`, the default logger, loses no row."""
 
 import csv
 import io
+import math
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,17 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
-from minisora.attention import Attention
 from minisora.checkpoints import set_aside
+from minisora.cost import DiTCost, VAECost
 from minisora.errors import InputError
 from minisora.files import write_text
+from minisora.parallel import ranks_of
+from minisora.plan import GPUS
+from minisora.shards import whole
+from minisora.vae import GROUP
 
 BINS = 4  # of noise levels
 SECONDS = 10  # between two writings of the log
-ATTENTION = ("x", "factors", "context", "causal", "lengths")  # arguments, in their order
 
 
 class CSVLog(Logger):
@@ -98,68 +101,53 @@ class CSVLog(Logger):
             self.rows.append({**cells, "step": int(cells["step"])})
 
 
-class Work:
-    """Counts the tokens and the FLOPs of training steps, through hooks on the layers: a matrix
-    product of (N, K) and (K, M) is 2 N K M. The gradients by input and weight cost as much as the
-    forward pass each. Layers under `torch.compile` have no hooks and are not counted.
-    """
+def cost_of(module: Any) -> DiTCost | VAECost | None:
+    """The formulas of a network's FLOPs, None if it has none."""
+    if hasattr(module, "dit"):
+        return DiTCost(module.dit, module.text)
+    return VAECost(module.vae) if hasattr(module, "vae") else None
 
-    def __init__(self) -> None:
-        self.active, self.flops, self.tokens = False, 0, Counter[nn.Module]()
 
-    def attach(self, network: nn.Module) -> None:
-        compiled = [part for part in network.modules() if part._compiled_call_impl is not None]
-        hidden = {each for part in compiled for each in part.modules()}
-        for part in set(network.modules()) - hidden:
-            if isinstance(part, nn.Linear | nn.Conv3d):
-                part.register_forward_hook(self.count_layer)
-            elif isinstance(part, Attention):
-                part.register_forward_hook(self.count_attention, with_kwargs=True)
+def tokens_of(module: Any, batch: dict[str, Any]) -> list[int]:
+    """The tokens of each clip of a batch: patches of latents, or latents."""
+    if hasattr(module, "dit"):
+        patch = math.prod(module.dit.patch)
+        return [math.prod(latents.shape[-3:]) // patch for latents in batch["latents"]]
+    clips, _, frames, *size = batch["video"].shape
+    sides = [side // module.vae.space for side in size]
+    return [(1 + (frames - 1) // GROUP) * math.prod(sides)] * clips
 
-    def count_layer(self, layer: nn.Module, inputs: tuple[Tensor], out: Tensor) -> None:
-        if self.active:
-            weight: Any = layer.weight
-            passes = 1 + weight.requires_grad + inputs[0].requires_grad
-            self.flops += passes * 2 * out.numel() * (weight.numel() // weight.shape[0])
 
-    def count_attention(
-        self, layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], out: Tensor
-    ) -> None:
-        """Two products, of queries and keys and of weights and values."""
-        if self.active:
-            given = dict(zip(ATTENTION, inputs, strict=False)) | named
-            batch, count, width = given["x"].shape
-            context = given.get("context")
-            more = 0 if context is None else context.shape[1]
-            lengths = given.get("lengths") or [count]
-            pairs = batch * sum(length * (length + more) for length in lengths)
-            self.flops += (3 if out.requires_grad else 1) * 2 * 2 * pairs * width
-            self.tokens[layer] += batch * count
+def peak_of(device: torch.device) -> float | None:
+    """The FLOP/s of a device in bfloat16, None if they are not known."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device).replace(" ", "")
+    return next((peak * 1e12 for gpu, (peak, _) in GPUS.items() if gpu in name), None)
 
 
 class RunLog(Callback):
     """Logs, every `log_every_n_steps`, the norm of the gradient, the mean loss of each quarter of
     the noise levels, and under "speed/" steps, tokens and FLOPs per second of all devices, the share
-    of their peak (MFU), and the share of time spent waiting for data. Validation is not counted.
+    of their peak (MFU) where that is known, and the share of time spent waiting for data. Validation
+    is not counted.
 
     Nothing here draws a number or touches a gradient: the training is the same without it.
     """
 
     def __init__(self) -> None:
-        self.work = Work()
         self.levels = torch.zeros(2, BINS)  # sums of losses, and how many, since the last row
         self.gradient_norm: Tensor | None = None  # of a step that is logged
         self.steps = 0
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.levels = self.levels.to(module.device)
-        self.work.attach(module)
+        self.cost, self.peak = cost_of(module), peak_of(module.device)
         self.start_clock()
 
     def start_clock(self) -> None:
         self.began = self.free = time.perf_counter()
-        self.waited, self.steps, self.work.flops = 0.0, 0, 0
-        self.work.tokens.clear()
+        self.waited, self.steps, self.tokens, self.flops = 0.0, 0, 0, 0.0
 
     # A step
 
@@ -167,10 +155,6 @@ class RunLog(Callback):
         self.waited += time.perf_counter() - self.free
         # Lightning counts a step too much after a resume, which would shift the rows
         trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
-        self.work.active = True
-
-    def on_before_backward(self, *_: Any) -> None:
-        self.work.active = False  # what is computed again for the gradients does not count
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, module: L.LightningModule, _: Any
@@ -181,12 +165,18 @@ class RunLog(Callback):
             gradients = [p.grad for p in module.parameters() if p.grad is not None]
             self.gradient_norm = nn.utils.get_total_norm(gradients)
 
-    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
+        if self.cost:
+            counts = tokens_of(module, batch)
+            self.tokens += sum(counts)
+            self.flops += sum(map(self.cost.training, counts))
         if module.loss_by_level is not None:
             self.add_losses(*module.loss_by_level)
         if self.gradient_norm is not None:
             values = self.speed(trainer) | self.losses(trainer)
-            values["gradient_norm"] = float(self.gradient_norm)
+            values["gradient_norm"] = float(whole(self.gradient_norm))
             for logger in trainer.loggers:
                 logger.log_metrics(values, step=trainer.global_step - 1)
             self.gradient_norm = None
@@ -209,11 +199,12 @@ class RunLog(Callback):
     def speed(self, trainer: L.Trainer) -> dict[str, float]:
         seconds = time.perf_counter() - self.began
         rates = {"steps_per_second": self.steps / seconds, "waiting": self.waited / seconds}
-        if self.work.tokens:
-            tokens = max(self.work.tokens.values())  # of the longest sequences, the clips
-            rates["tokens_per_second"] = tokens * trainer.world_size / seconds
-        if self.work.flops:
-            rates["tflops"] = self.work.flops * trainer.world_size / seconds / 1e12
+        groups = ranks_of(trainer).count  # of processes, each with clips of its own
+        if self.tokens:
+            rates["tokens_per_second"] = self.tokens * groups / seconds
+            rates["tflops"] = self.flops * groups / seconds / 1e12
+        if self.tokens and self.peak:
+            rates["mfu"] = rates["tflops"] * 1e12 / (self.peak * trainer.world_size)
         return {f"speed/{name}": value for name, value in rates.items()}
 
     # Validation

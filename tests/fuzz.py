@@ -39,10 +39,12 @@ import yaml
 from conftest import CONFIGS, fit, untrained_sora
 from PIL import Image
 
-from minisora import InputError, Sora, cli, video, weights, world
+from minisora import InputError, Sora, cli, ingest, latents, video, weights, world
 from minisora.captioner import Captioner
 from minisora.checkpoints import check_checkpoint
 from minisora.fit import STAGES, parse
+from minisora.footage import CAPTIONS, INDEX, Footage
+from minisora.latents import LatentStore
 from minisora.recaption import OwnClips, recaption_clips
 from minisora.upsampler import Upsampler
 from minisora.views import read_captions
@@ -217,6 +219,7 @@ def make_sources(folder: Path) -> None:
     make_bundle(folder / "bundle")
     make_captions(folder)
     fit("vae", folder / "runs", "--data.clips=8", "--trainer.max_steps=2")
+    make_footage(folder)
 
 
 def make_bundle(folder: Path) -> None:
@@ -237,6 +240,15 @@ def make_captions(folder: Path) -> None:
         rows.append(json.dumps({"file": f"clip.{suffix}", "caption": PROMPT}))
     (folder / "own" / "captions.jsonl").write_text("\n".join(rows) + "\n")
     recaption_clips(str(folder / "recaptions.jsonl"), clips=8, weights=str(folder / "bundle"))
+
+
+def make_footage(folder: Path) -> None:
+    """Writes clips of real footage, as `minisora ingest` does, and their latents."""
+    (folder / "videos").mkdir()
+    shutil.copy(CONFIGS.parent / "data" / "clips" / "bunny.mp4", folder / "videos")
+    ingest.ingest(folder / "videos", folder / "clips", pixels=1024, seconds=1.2, workers=1)
+    weights_folder = str(folder / "runs" / "vae" / "weights")
+    latents.encode_footage(str(folder / "clips"), str(folder / "latents"), weights_folder)
 
 
 # Cases: each damages a file into its own folder, and reads it
@@ -345,7 +357,40 @@ def checkpoint_case(sources: Path, folder: Path, rng: random.Random) -> None:
     good = sources / "runs" / "vae" / "checkpoints" / "last.ckpt"
     path = folder / "last.ckpt"
     path.write_bytes(damage(good.read_bytes(), rng))
-    check_checkpoint(str(path))
+    check_checkpoint(path)
+    assert path.read_bytes() == good.read_bytes(), "a damaged checkpoint was accepted"
+
+
+def video_case(sources: Path, folder: Path, rng: random.Random) -> None:
+    """A file among the videos of `minisora ingest`, which has to go on whatever it is."""
+    suffix = rng.choice(CLIPS)
+    (folder / "out").mkdir()
+    path = folder / f"clip.{suffix}"
+    path.write_bytes(damage((sources / path.name).read_bytes(), rng))
+    task = (folder, path.name)
+    row = ingest.take(task, lambda **_: None, folder / "out", 1024, 17, {})
+    if not row["clips"]:
+        raise InputError(str(row["dropped"]))
+
+
+def index_case(sources: Path, folder: Path, rng: random.Random) -> None:
+    shutil.copytree(sources / "clips", folder / "clips")
+    change_lines(folder / "clips" / rng.choice([INDEX, CAPTIONS]), rng)
+    clips = Footage(folder / "clips")
+    for number in range(len(clips)):
+        clips.read(number)
+
+
+def latents_case(sources: Path, folder: Path, rng: random.Random) -> None:
+    shutil.copytree(sources / "latents", folder / "latents")
+    path = rng.choice(sorted((folder / "latents").iterdir()))
+    if path.suffix == ".json" and rng.random() < 0.5:
+        path.write_text(json.dumps(change(json.loads(path.read_text()), rng)))
+    else:
+        path.write_bytes(damage(path.read_bytes(), rng))
+    store = LatentStore(folder / "latents")
+    for number in range(len(store)):
+        store.latents(number, 0, 1)
 
 
 # Command lines
@@ -411,6 +456,9 @@ FILES: dict[str, Case] = {suffix: partial(clip_case, suffix) for suffix in CLIPS
     "recaptions": recaptions_case,
     "fit config": fit_config_case,
     "checkpoint": checkpoint_case,
+    "ingest": video_case,
+    "index": index_case,
+    "latents": latents_case,
 }
 KINDS = FILES | {"command": command_case}
 

@@ -2,11 +2,13 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import files_of_at_most
 
 from minisora import InputError, video, weights, world
 from minisora.captioner import Captioner
@@ -88,6 +90,27 @@ def test_a_stopped_run_goes_on_to_the_same_file(stopped: tuple[Path, bytes], fol
     """In batches of another size too."""
     path, whole = stopped
     recaption_clips(str(path), clips=50, batch=16, weights=folder)
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("left", [0, 5, 12, 40])
+def test_a_first_line_that_was_cut_off_is_begun_anew(
+    left: int, stopped: tuple[Path, bytes], folder: str
+) -> None:
+    path, whole = stopped
+    path.write_bytes(whole[:left])
+    recaption_clips(str(path), clips=50, batch=16, weights=folder)
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files")
+def test_a_full_disk_is_said_and_the_next_start_goes_on(
+    stopped: tuple[Path, bytes], folder: str
+) -> None:
+    path, whole = stopped
+    with files_of_at_most(len(whole) * 3 // 4), pytest.raises(InputError, match="cannot write"):
+        recaption_clips(str(path), clips=50, batch=8, weights=folder)
+    recaption_clips(str(path), clips=50, batch=8, weights=folder)
     assert path.read_bytes() == whole
 
 

@@ -28,9 +28,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import fuzz
 
-from minisora import cli
+from minisora import cli, latents
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+VIDEOS = CONFIGS.parent / "data" / "clips"
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def fit_job(stage: str, *options: str) -> Job:
             f"--config={CONFIGS}/tiny/{stage}.yaml",
             f"--trainer.default_root_dir={folder}",
         )
-        return ["fit", stage, config, root, "--trainer.enable_progress_bar=false", *given]
+        return ["fit", stage, config, root, *SHORT, *given]
 
     return Job(arguments, run_result, ["--ckpt_path=last"])
 
@@ -77,16 +78,35 @@ def digests(folder: Path, pattern: str = "**/*") -> dict[str, str]:
     }
 
 
+PIECES = ["--pixels=1024", "--seconds=1.2", "--workers=2"]  # many and small
+SHORT = [
+    *("--trainer.enable_progress_bar=false", "--trainer.max_steps=12"),
+    "--trainer.val_check_interval=4",
+]
 ON_VAE = "--data.view.vae={sources}/runs/vae/weights"
 JOBS = {
-    "fit-vae": fit_job("vae"),
-    "fit-dit": fit_job("dit", ON_VAE, "--trainer.max_steps=20", "--trainer.val_check_interval=5"),
-    "fit-captioner": fit_job("captioner", ON_VAE),
+    "fit-vae": fit_job("vae", "--data.clips=16"),
+    "fit-dit": fit_job("dit", "--data.clips=16", "--trainer.log_every_n_steps=3", ON_VAE),
+    "fit-captioner": fit_job("captioner", "--data.clips=16", ON_VAE),
     "fit-upsampler": fit_job("upsampler", "--trainer.accumulate_grad_batches=2"),
     "recaption": Job(
         lambda sources, folder: [
-            *("recaption", f"{folder}/captions.jsonl", "--clips=400", "--batch=8"),
+            *("recaption", f"{folder}/captions.jsonl", "--clips=200", "--batch=8"),
             f"--weights={sources}/bundle",
+        ],
+        digests,
+    ),
+    "ingest": Job(
+        lambda sources, folder: [
+            *("ingest", str(VIDEOS), f"--out={folder}"),
+            *PIECES,
+        ],
+        digests,
+    ),
+    "encode": Job(
+        lambda sources, folder: [
+            *("encode", f"{sources}/all-clips", f"--out={folder}"),
+            f"--vae={sources}/runs/vae/weights",
         ],
         digests,
     ),
@@ -187,13 +207,15 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=JOBS, default=list(JOBS), help="jobs to kill")
     options = parser.parse_args()
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    latents.CLIPS = 8  # in a shard, so that kills fall between shards too
     with tempfile.TemporaryDirectory() as folder:
         sources = Path(folder)
         fuzz.in_fork(fuzz.make_sources_silently, sources)
+        finish(["ingest", str(VIDEOS), f"--out={sources}/all-clips", *PIECES])
         wrong = (
             kill_all(sources, options.only, options.kills, options.seed) if options.kills else 0
         )
-        failures = fuzz.run_files(sources, options.inputs, options.seed)
+        failures = fuzz.run_files(sources, options.inputs, options.seed) if options.inputs else []
     print("\n".join(failures))
     sys.exit(bool(wrong or failures))
 
