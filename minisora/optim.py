@@ -96,10 +96,11 @@ class MuonAdam(torch.optim.Optimizer):
                 state["momentum"] = torch.zeros_like(p)
             state["momentum"].lerp_(grad, 1 - group["momentum"])
             nesterov = grad.lerp(state["momentum"], group["momentum"])
-            same_shape[(p.shape[0], math.prod(p.shape[1:]))].append((p, whole(nesterov)))
+            same_shape[(p.shape[0], math.prod(p.shape[1:]))].append((p, nesterov))
         # matrices of one shape in one batch: a few large products instead of many small ones
         for (rows, columns), pairs in same_shape.items():
-            stack = torch.stack([update.reshape(rows, columns) for _, update in pairs])
+            # whole matrices of one shape at a time: all of them would fill the memory
+            stack = torch.stack([whole(update).reshape(rows, columns) for _, update in pairs])
             updates = orthogonalize(stack, in_bfloat16=self.in_bfloat16)  # (K, rows, columns)
             # tall matrices get larger steps, so that outputs change as much as those of others
             rate = group["lr"] * max(1.0, rows / columns) ** 0.5

@@ -136,9 +136,12 @@ class Plan:
         return whole + self.cost.kept(math.ceil(most), *settings)
 
     def updates(self) -> float:
-        """Bytes of Muon at work: all updates, and those of one shape in several copies."""
+        """Bytes of Muon at work: this device's part of all updates, and those of one shape, whole,
+        in several copies."""
         sizes = [rows * columns * n for (rows, columns), n in self.matrices.items()]
-        return 4.0 * sum(sizes) + (10 if self.mixed else 16) * max(sizes, default=0)
+        shards = self.spread.devices if self.spread.sharded else 1
+        copies = (10 if self.mixed else 16) + 4 * self.spread.sharded
+        return 4.0 * sum(sizes) / shards + copies * max(sizes, default=0)
 
 
 # From a config
