@@ -27,11 +27,13 @@ from minisora.callbacks import Export, Progress
 from minisora.checkpoints import Checkpoints, SealedIO, check_checkpoint, kept, newest
 from minisora.data import ClipData, PromptData
 from minisora.device import best_device, fast_bfloat16, keep_memory
+from minisora.dit_training import DiTTraining
 from minisora.errors import InputError, Interrupted, check_seed
 from minisora.files import locked, make_folder, remove_partial, write_text
 from minisora.footage_data import FootageData
+from minisora.language_training import CaptionerTraining, UpsamplerTraining
 from minisora.runlog import CSVLog, RunLog
-from minisora.training import CaptionerTraining, DiTTraining, UpsamplerTraining, VAETraining
+from minisora.training import VAETraining
 
 STAGES = {  # stage: its training module and its data
     "vae": (VAETraining, ClipData),

@@ -7,8 +7,8 @@ from conftest import shake
 
 from minisora import InputError
 from minisora.captioner import Captioner
+from minisora.language_training import in_false_colors, shift_clips
 from minisora.text import END_ID, START_ID, next_word_loss
-from minisora.training import in_false_colors, shift_clips
 from minisora.world import HELD_OUT, WORDS, clip, pairs
 from minisora.world.shapes import BACKGROUNDS, COLORS, SHAPES
 

@@ -16,11 +16,12 @@ from torch import Tensor
 from minisora import InputError, weights
 from minisora.data import StepData
 from minisora.dit import DiT
+from minisora.dit_training import DiTTraining
 from minisora.draws import Ranks
 from minisora.flow import flow_loss
 from minisora.parallel import Context, Sharded, ranks_of
 from minisora.text import TextEncoder
-from minisora.training import DiTTraining, Training, VAETraining
+from minisora.training import Training, VAETraining
 from minisora.vae import VAE
 
 STEPS = 4

@@ -17,12 +17,13 @@ from minisora import plan
 from minisora.cli import main
 from minisora.cost import DiTCost, VAECost, muon_flops
 from minisora.dit import DiT
+from minisora.dit_training import DiTTraining
 from minisora.errors import InputError
 from minisora.fit import parse
 from minisora.optim import orthogonalize
 from minisora.plan import Clip, Plan, Spread
 from minisora.text import TextEncoder
-from minisora.training import DiTTraining, Training, VAETraining
+from minisora.training import Training, VAETraining
 from minisora.vae import GROUP, VAE
 
 CHANNELS, PATCH, SPACE, WORDS = 8, (1, 2, 2), 4, ["a", "red", "circle"]

@@ -7,6 +7,7 @@ from conftest import shake
 
 from minisora import InputError, Sora
 from minisora.dit import DiT
+from minisora.dit_training import DiTTraining
 from minisora.text import (
     END_ID,
     START_ID,
@@ -18,7 +19,6 @@ from minisora.text import (
     word_tokenizer,
     write_words,
 )
-from minisora.training import DiTTraining
 from minisora.world import WORDS, clip
 
 # Our own encoder

@@ -15,8 +15,10 @@ from minisora import InputError, Sora, world
 from minisora.canvas import MODES
 from minisora.captioner import Captioner
 from minisora.dit import DiT
+from minisora.dit_training import DiTTraining, Noised
+from minisora.language_training import in_false_colors, shift_clips
 from minisora.text import TextEncoder
-from minisora.training import DiTTraining, Noised, VAETraining, in_false_colors, shift_clips
+from minisora.training import VAETraining
 from minisora.upsampler import Upsampler
 from minisora.vae import VAE
 
