@@ -141,12 +141,17 @@ def finish(arguments: list[str]) -> float:
     return time.perf_counter() - began
 
 
-def interrupt(arguments: list[str], seconds: float) -> bool:
-    """Runs a command line, and kills it after some time. False if it has ended before."""
-    process = start(arguments)
-    time.sleep(seconds)
+def interrupt(arguments: list[str], seconds: float) -> float:
+    """Runs a command line, and kills it after some time. Returns 0, or the seconds that it took if
+    it has ended before."""
+    began, process = time.perf_counter(), start(arguments)
+    while (passed := time.perf_counter() - began) < seconds:
+        if os.waitpid(process, os.WNOHANG)[0]:
+            return passed
+        time.sleep(0.002)
     os.kill(process, signal.SIGKILL)
-    return os.WIFSIGNALED(os.waitpid(process, 0)[1])
+    os.waitpid(process, 0)
+    return 0.0
 
 
 def soak(job: Job, sources: Path, folder: Path, kills: int, rng: random.Random) -> dict[str, int]:
@@ -160,8 +165,11 @@ def soak(job: Job, sources: Path, folder: Path, kills: int, rng: random.Random) 
         here = folder / "killed"
         here.mkdir()
         arguments = job.arguments(sources, here)
-        for _ in range(rng.randint(1, 3)):
-            counts["kills"] += interrupt(arguments, rng.uniform(0, seconds))
+        for attempt in range(rng.randint(1, 3)):
+            ended = interrupt(arguments, rng.uniform(0, seconds))
+            counts["kills"] += not ended
+            if ended and attempt == 0:
+                seconds = ended  # the machine is less busy than it was
             arguments = [*job.arguments(sources, here), *job.again]
         counts["same" if same_end(job, arguments, here, expected) else "different"] += 1
         shutil.rmtree(here)
