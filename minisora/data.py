@@ -98,7 +98,9 @@ class Bucket:
 
 class View:
     """What a network is shown of the clips. `validation_split` is the split of the toy worlds that
-    it is validated on."""
+    it is validated on; `of_footage` says that it shows footage instead."""
+
+    of_footage = False
 
     validation_split = "all"
 
@@ -118,6 +120,10 @@ class View:
     def durations(self, num_frames: int) -> dict[int, float]:
         """The clip lengths, in frames, that are trained on, with the share of steps of each."""
         return {num_frames: 1.0}
+
+    def held_out(self, data: Any, number: int) -> dict[str, Any]:
+        """A validation batch of footage: the end of a clip."""
+        raise NotImplementedError
 
     def batch_size(self, data: Any, bucket: Bucket) -> int:
         """Clips in a step of this bucket."""
@@ -222,6 +228,8 @@ class ClipData(VideoData):
         sizes: list[list[int]] | None = None,
         validation_clips: int = 64,
     ) -> None:
+        if view.of_footage:
+            raise InputError("data.view shows real footage: name its folder in data.folder")
         super().__init__(view, batch_size, seed, num_frames)
         check_counts(1, 10**7, clips=clips, validation_clips=validation_clips)
         self.source = Mixture(worlds or {"shapes": 1.0})

@@ -22,7 +22,7 @@ from minisora.parallel import Context, Sharded, mean_over_processes
 from minisora.patches import grid_of, tokenize
 from minisora.pipeline import Settings
 from minisora.sora import Sora
-from minisora.text import PretrainedEncoder, TextEncoder
+from minisora.text import PretrainedEncoder, TextEncoder, split_words
 from minisora.training import Training, load_shared, with_vocabulary
 from minisora.vae import GROUP, to_frames
 
@@ -163,7 +163,7 @@ class DiTTraining(Training):
                 "each packed row would be compiled anew: set model.compile or data.view.packed to false"
             )
         space, patch = view.vae.space, self.dit.patch
-        longest = max(data.captions(), key=lambda caption: len(caption.split()))
+        longest = max(data.captions(), key=lambda caption: len(split_words(caption)))
         try:
             self.text([longest])
         except InputError as error:
@@ -217,11 +217,11 @@ class DiTTraining(Training):
     def packed_losses(
         self, batch: dict[str, Any], text: Tensor, generator: torch.Generator
     ) -> Tensor:
-        """The losses of clips of any size and length, as one row of tokens: (B,) or fewer. `token_drop`
-        leaves tokens out, fewer and fewer until the end of the training."""
+        """The losses of clips of any size and length, as one row of tokens: (B,). `token_drop` leaves
+        tokens out, fewer and fewer until the end of the training."""
         clips = zip(batch["latents"], batch["modes"], batch["start"], strict=True)
         made = [self.noised(z[None], [mode], start[None], generator) for z, mode, start in clips]
-        kept = [self.kept_tokens(each.tokens.shape[1], generator) for each in made]
+        kept = [self.kept_tokens(each, generator) for each in made]
         made = [each.only(tokens) for each, tokens in zip(made, kept, strict=True)]
         shares = self.context.share([each.tokens.shape[1] for each in made])
         own = [each.only(share) for each, share in zip(made, shares, strict=True)]
@@ -231,10 +231,9 @@ class DiTTraining(Training):
             for parts in zip(*((each.x, each.t, each.positions) for each in own), strict=True)
         )
         predictions = self.dit(row, t, text, positions, lengths).split(lengths, dim=1)
-        clips = zip(predictions, own, made, strict=True)
-        shown = [clip for clip in clips if clip[2].unknown > 0]  # all unknown ones may be left out
-        losses = torch.cat([self.losses_of(*clip) for clip in shown])  # (B,)
-        levels = torch.cat([whole.level for _, _, whole in shown])  # (B,)
+        parts = [self.losses_of(*clip) for clip in zip(predictions, own, made, strict=True)]
+        losses = torch.cat(parts)  # (B,)
+        levels = torch.cat([whole.level for whole in made])  # (B,)
         self.loss_by_level = levels, losses.detach() * self.context.size
         return losses
 
@@ -243,11 +242,14 @@ class DiTTraining(Training):
         target, count = self.dit.target, whole.unknown
         return flow_loss(prediction, own.tokens, own.eps, target, own.known, count)
 
-    def kept_tokens(self, count: int, generator: torch.Generator) -> Tensor:
-        """Indices of the tokens that are not left out, in order, at least one."""
-        share = self.token_drop * (1 - self.progress())
-        kept = max(1, round(count * (1 - share)))
-        return torch.randperm(count, generator=generator)[:kept].sort().values.to(self.device)
+    def kept_tokens(self, clip: Noised, generator: torch.Generator) -> Tensor:
+        """Indices of the tokens of a clip that are not left out, in order, at least an unknown one."""
+        count, share = clip.tokens.shape[1], self.token_drop * (1 - self.progress())
+        order = torch.randperm(count, generator=generator).to(self.device)
+        kept = order[: max(1, round(count * (1 - share)))]
+        if clip.known is not None and clip.known[0, kept].all():
+            kept[0] = order[~clip.known[0, order]][0]
+        return kept.sort().values
 
     def noised(
         self, latents: Tensor, modes: list[str], start: Tensor, generator: torch.Generator

@@ -196,6 +196,8 @@ class FitCLI(LightningCLI):
         cause = str(error)
         if isinstance(error, OSError):
             cause = f"{error.strerror or error}: {error.filename}"
+        elif isinstance(error, InputError) and "DataLoader worker" in cause:
+            cause = cause.strip().splitlines()[-1].removeprefix("minisora.errors.InputError: ")
         elif "DataLoader worker" in cause:
             cause = f"a process that reads data has died ({cause.splitlines()[0]:.200})"
         elif not isinstance(error, InputError):

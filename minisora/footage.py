@@ -33,6 +33,16 @@ class FootageClip(NamedTuple):
     def size(self) -> tuple[int, int]:
         return self.height, self.width
 
+    @property
+    def groups(self) -> int:
+        """The latents along time, 1 + k, of the first 1 + 4k frames. The VAE's groups have four."""
+        return 1 + (self.frames - 1) // 4
+
+    @property
+    def whole_frames(self) -> int:
+        """1 + 4k: up to three frames at the end are left out."""
+        return 4 * self.groups - 3
+
 
 def check_types(clips: list[FootageClip]) -> None:
     """Raises TypeError if a name is no text, or a count no whole number above 0."""

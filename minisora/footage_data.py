@@ -2,16 +2,16 @@
 `minisora encode` wrote. As for toy clips, a step has windows of one size and length, or is packed.
 """
 
+import gc
 import math
 from collections import Counter
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from minisora import draws
@@ -20,22 +20,23 @@ from minisora.data import Bucket, Steps, VideoData, View, pick
 from minisora.device import autocast, best_device
 from minisora.errors import InputError, check_counts
 from minisora.footage import Footage, FootageClip
-from minisora.latents import HEAD, LatentStore, encode_groups, groups_of
+from minisora.latents import HEAD, LatentStore, encode_groups, stream
+from minisora.text import split_words
 from minisora.vae import GROUP, VAE, to_pixels
 from minisora.views import LatentView
 from minisora.weights import fingerprint
 
-WORD = str.maketrans(dict.fromkeys('.,;:!?"()', " "))
 SHORTEST = 2  # windows in a clip whose last one is held out
-CACHED = 256  # decoded clips
+MOST_HELD = 64  # clips that are validated on
+MAX_CACHED_BYTES = 2**30  # of decoded clips
 
 
 class FootageData(VideoData):
     """Windows of `num_frames` from the clips in `folder`, seen through `view`.
 
     Each size has its share of the steps by the latents of its clips. A clip that is at least two
-    windows long is not trained on in its last one, which is validated on. `workers` processes
-    prepare batches beside the training.
+    windows long is not trained on in its last one; those of 64 clips are validated on. `workers`
+    processes prepare batches beside the training.
     """
 
     worlds = ["footage"]
@@ -49,6 +50,8 @@ class FootageData(VideoData):
         num_frames: int = 17,
         workers: int = 0,
     ) -> None:
+        if not view.of_footage:
+            raise InputError("data.view shows toy clips: leave data.folder or data.view out")
         super().__init__(view, batch_size, seed, num_frames)
         check_counts(0, 256, workers=workers)
         self.folder, self.workers, self.footage = Path(folder), workers, Footage(folder)
@@ -61,11 +64,12 @@ class FootageData(VideoData):
             for bucket in (Bucket(size, t) for t in view.durations(num_frames))
         }
         self.check_windows()
+        self.shares = self.shares_of_steps()
         view.check(self)
 
     def trained_groups(self, number: int) -> int:
         """The groups of a clip that may be trained on, from its first on."""
-        groups = groups_of(self.footage.clips[number])
+        groups = self.footage.clips[number].groups
         return groups - self.usual.groups if number in self.held else groups
 
     def fits(self, number: int, bucket: Bucket) -> bool:
@@ -85,11 +89,14 @@ class FootageData(VideoData):
     @property
     def words(self) -> list[str]:  # type: ignore[override]
         """The words of all captions."""
-        texts = (clip.caption.lower().translate(WORD) for clip in self.footage.clips)
-        return sorted({word for text in texts for word in text.split()})
+        captions = {clip.caption for clip in self.footage.clips}
+        return sorted({word for caption in captions for word in split_words(caption)})
 
     @property
     def buckets(self) -> dict[Bucket, float]:
+        return self.shares
+
+    def shares_of_steps(self) -> dict[Bucket, float]:
         lengths = self.view.durations(self.num_frames)
         shares = {
             bucket: lengths[bucket.frames] * sum(self.trained_groups(i) for i in numbers)
@@ -126,19 +133,42 @@ class FootageData(VideoData):
     def train_dataloader(self) -> DataLoader:
         steps = super().train_dataloader().sampler
         workers: Any = {"num_workers": self.workers, "persistent_workers": self.workers > 0}
-        return DataLoader(Steps(self.batch), sampler=steps, batch_size=None, **workers)
+        return Loader(Steps(self.batch), sampler=steps, batch_size=None, **workers)
 
     def val_dataloader(self) -> DataLoader:
-        """A batch for each clip with an end held out, the same on every rank."""
-        batches = [self.view.held_out(self, number) for number in sorted(self.held)]  # type: ignore[attr-defined]
-        return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+        """A batch for each of up to 64 clips with an end held out, the same on every rank."""
+        order = np.random.default_rng(self.seed).permutation(sorted(self.held))
+        numbers = sorted(order[:MOST_HELD].tolist())
+        return DataLoader(HeldOut(self, numbers), batch_size=None)
+
+
+class HeldOut(Dataset):
+    """The ends of clips, read when they are needed."""
+
+    def __init__(self, data: FootageData, numbers: list[int]) -> None:
+        self.data, self.numbers = data, numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, item: int) -> dict[str, Any]:
+        return self.data.view.held_out(self.data, self.numbers[item])
+
+
+class Loader(DataLoader):
+    """Frees what a decoder has left before it starts workers. In a worker the garbage collector would
+    wait for the decoder's threads, which are not there."""
+
+    def __iter__(self) -> Any:
+        gc.collect()
+        return super().__iter__()
 
 
 def usual_first(clips: list[FootageClip]) -> list[tuple[int, int]]:
     """The sizes of clips, that of most groups of frames first."""
     groups: Counter = Counter()
     for clip in clips:
-        groups[clip.size] += groups_of(clip)
+        groups[clip.size] += clip.groups
     return [size for size, _ in groups.most_common()]
 
 
@@ -147,14 +177,25 @@ class FootagePixels(View):
     mirrored along each of time, height and width, since footage is scarce and a VAE may see it so.
     """
 
+    of_footage = True
+
     def prepare(self, data: FootageData) -> None:
-        self.read = lru_cache(CACHED)(data.footage.read)
+        self.cache: dict[int, np.ndarray] = {}
+
+    def read(self, data: FootageData, number: int) -> np.ndarray:
+        """A clip, uint8 (T, H, W, 3), kept in memory as long as there is room."""
+        if number not in self.cache:
+            clip = data.footage.read(number)
+            if sum(each.nbytes for each in self.cache.values()) + clip.nbytes > MAX_CACHED_BYTES:
+                self.cache.clear()
+            self.cache[number] = clip
+        return self.cache[number]
 
     def window(self, data: FootageData, number: int, generator: torch.Generator) -> np.ndarray:
         """A window that may be trained on, uint8 (T, H, W, 3)."""
         last = 1 + GROUP * (data.trained_groups(number) - 1) - data.num_frames
         start = draw(0, last, generator)
-        return self.read(number)[start : start + data.num_frames]
+        return self.read(data, number)[start : start + data.num_frames]
 
     def batch(self, data: FootageData, step: int) -> dict[str, Any]:
         generator = draws.generator("window", data.seed, step, data.ranks.rank)
@@ -162,19 +203,19 @@ class FootagePixels(View):
         return {"video": to_pixels(np.stack(windows))}
 
     def held_out(self, data: FootageData, number: int) -> dict[str, Any]:
-        end = 1 + GROUP * (groups_of(data.footage.clips[number]) - 1)
-        clip = self.read(number)[end - data.num_frames : end]
+        end = data.footage.clips[number].whole_frames
+        clip = self.read(data, number)[end - data.num_frames : end]
         caption = data.footage.clips[number].caption
         return {"video": to_pixels(clip[None]), "captions": [caption]}
 
     def examples(self, data: FootageData) -> Tensor:
-        """64 windows, equally many of each clip, cut to the smallest height and width."""
+        """64 windows, of as many clips as there are, cut to the smallest height and width."""
         generator = draws.generator("examples", data.seed, 0)
         height, width = (min(sides) for sides in zip(*data.sizes, strict=True))
         long_enough = [numbers for numbers in data.by_bucket.values() if len(numbers)]
+        order = np.random.default_rng(data.seed).permutation(np.concatenate(long_enough))
         windows = [
-            self.window(data, i, generator)[:, :height, :width]
-            for i in np.resize(np.concatenate(long_enough), 64)
+            self.window(data, i, generator)[:, :height, :width] for i in np.resize(order, 64)
         ]
         return to_pixels(np.stack(windows))  # (64, 3, T, height, width)
 
@@ -201,6 +242,8 @@ class FootageLatents(LatentView):
     ) -> None:
         super().__init__(vae, lengths, known, packed)
         self.vae_fingerprint = fingerprint(vae, "vae")
+
+    of_footage = True
 
     def durations(self, num_frames: int) -> dict[int, float]:
         return super().durations(num_frames) if self.lengths else {num_frames: 1.0}
@@ -232,7 +275,7 @@ class FootageLatents(LatentView):
 
     def held_out(self, data: FootageData, number: int) -> dict[str, Any]:
         groups = data.usual.groups
-        first = groups_of(data.footage.clips[number]) - groups
+        first = data.footage.clips[number].groups - groups
         latents = self.cut(number, first, groups).float()
         return {"latents": latents[None], "captions": [data.footage.clips[number].caption]}
 
@@ -244,9 +287,8 @@ class Encoded:
         self.held = []
         device = next(vae.parameters()).device
         for number in tqdm(range(len(footage)), "encoding", unit="clip"):
-            clip = footage.read(number)  # (T, H, W, 3)
             with torch.inference_mode(), autocast(device):
-                groups = [*encode_groups(vae, clip[: 1 + GROUP * ((len(clip) - 1) // GROUP)])]
+                groups = [*encode_groups(vae, stream(footage, number))]
             both = [torch.cat(part, dim=1).cpu().half() for part in zip(*groups, strict=True)]
             self.held.append(both)  # latents and images, (C, t, h, w) each
 

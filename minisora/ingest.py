@@ -26,7 +26,7 @@ from minisora.decoding import MAX_PIXELS, open_file
 from minisora.errors import InputError, check_counts, check_numbers
 from minisora.files import locked, make_folder, read_lines, remove_partial, write_text
 from minisora.footage import CAPTIONS, INDEX
-from minisora.scenes import GROUP, Beat, Piece
+from minisora.scenes import GROUP, SHORTEST, Beat, Piece
 
 JOURNAL = ".journal.jsonl"
 RULES = 1  # goes up when the same files would give other clips
@@ -72,7 +72,8 @@ def ingest(
 def settings(pixels: int, seconds: float) -> tuple[Row, int]:
     """The index's first line, and the most frames of a clip."""
     check_counts(scenes.SIDE**2, MAX_PIXELS, pixels=pixels)
-    check_numbers((1 + GROUP) / video.FPS, 3600, seconds=seconds)
+    # a piece that is a little longer is halved, and halves must not be too short
+    check_numbers((2 * SHORTEST - 1) / video.FPS, 3600, seconds=seconds)
     longest = int(seconds * video.FPS)
     if 3 * pixels * longest > video.MAX_BYTES:
         raise InputError(

@@ -31,7 +31,7 @@ from minisora.draws import Ranks
 from minisora.errors import InputError
 from minisora.files import atomic, locked, make_folder, write_text
 from minisora.footage import CAPTIONS, INDEX, Footage, FootageClip
-from minisora.vae import GROUP, VAE, to_pixels
+from minisora.vae import VAE, to_pixels
 
 HEAD, FORMAT = "latents.json", "minisora latents 1"
 CLIPS = 64  # in a shard
@@ -190,7 +190,7 @@ def stream(footage: Footage, number: int) -> Iterator[np.ndarray]:
             size = picture.shape[:2]
             raise InputError(f"{path} has changed: a frame is {size}, {INDEX} says {clip.size}")
         for _ in range(held):
-            if count < frames_of(clip):
+            if count < clip.whole_frames:
                 yield picture
             count += 1
     if count != clip.frames:
@@ -209,15 +209,6 @@ def numbers(footage: Footage, shard: int) -> range:
     return range(CLIPS * shard, min(CLIPS * (shard + 1), len(footage)))
 
 
-def groups_of(clip: FootageClip) -> int:
-    return 1 + (clip.frames - 1) // GROUP
-
-
-def frames_of(clip: FootageClip) -> int:
-    """The frames that are encoded, 1 + 4k: up to three at the end are left out."""
-    return 1 + GROUP * (groups_of(clip) - 1)
-
-
 def layout(footage: Footage, clips: range, vae: VAE) -> Shapes:
     """The shapes (C, 1 + k, h, w), known before anything is encoded."""
     shapes: Shapes = {}
@@ -225,7 +216,7 @@ def layout(footage: Footage, clips: range, vae: VAE) -> Shapes:
         clip = footage.clips[number]
         place = (clip.height // vae.space, clip.width // vae.space)
         for kind in ("latents", "images"):
-            shapes[f"{number:06d}.{kind}"] = (vae.channels, groups_of(clip), *place)
+            shapes[f"{number:06d}.{kind}"] = (vae.channels, clip.groups, *place)
     return shapes
 
 
@@ -361,7 +352,7 @@ class LatentStore:
 
     def groups(self, number: int) -> int:
         """The latents of clip `number` along time, 1 + k."""
-        return groups_of(self.clips[number])
+        return self.clips[number].groups
 
     def latents(self, number: int, start: int = 0, stop: int | None = None) -> Tensor:
         """Groups `start` to `stop` of clip `number`, float16 (C, stop - start, h, w)."""

@@ -37,6 +37,13 @@ def word_tokenizer(words: list[str]) -> Tokenizer:
     return tokenizer
 
 
+def split_words(text: str) -> list[str]:
+    """The words of a text as `word_tokenizer` reads them."""
+    tokenizer = word_tokenizer([])
+    normal = tokenizer.normalizer.normalize_str(text)
+    return [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normal)]
+
+
 def unknown_words(tokenizer: Tokenizer, text: str) -> list[str]:
     """The words of the text that are not in the vocabulary, as typed and in order."""
     encoding = tokenizer.encode(text)

@@ -152,12 +152,15 @@ class LatentView(EncodedView):
 
     def fill_row(self, data: VideoData, generator: torch.Generator) -> list[tuple[Bucket, int]]:
         """Draws clips until a row is as long as a usual batch, greedily: what does not fit is
-        drawn again, 20 times at most. Buckets have the shares of latents that steps give them."""
-        room, misses, drawn = data.batch_size * self.latents_of(data, data.usual), 0, []
+        drawn again, 20 times at most, but for the first clip. Buckets are drawn so that they have
+        the shares of latents that steps give them; small ones come to a little more, as they fit
+        where large ones do not."""
+        room, misses = data.batch_size * self.latents_of(data, data.usual), 0
+        drawn: list[tuple[Bucket, int]] = []
         shares = {b: share / self.latents_of(data, b) for b, share in data.buckets.items()}
         while misses < 20:
             bucket = pick(shares, float(torch.rand(1, generator=generator)))
-            if (count := self.latents_of(data, bucket)) > room:
+            if (count := self.latents_of(data, bucket)) > room and drawn:
                 misses += 1
                 continue
             numbers = data.numbers(bucket)

@@ -1,5 +1,6 @@
 """Training on real footage: windows of clips or of their latents, by steps; the ends held out."""
 
+import itertools
 import json
 from collections import Counter
 from pathlib import Path
@@ -10,11 +11,13 @@ import torch
 
 from minisora import InputError, video, weights
 from minisora.cli import main
-from minisora.data import Bucket
+from minisora.data import Bucket, ClipData
 from minisora.footage import CAPTIONS, INDEX, Footage
 from minisora.footage_data import FootageData, FootageLatents, FootagePixels
 from minisora.latents import encode_footage
+from minisora.text import TextEncoder
 from minisora.vae import VAE, to_frames
+from minisora.views import Latents
 
 LONG, WIDE, SHORT = (36, (32, 48)), (37, (32, 48)), (9, (48, 32))  # frames, (height, width)
 
@@ -121,6 +124,55 @@ def test_a_batch_is_a_function_of_seed_and_step(folder: Path) -> None:
 
 def test_words_are_those_of_the_captions(folder: Path) -> None:
     assert pixels(folder).words == ["0", "1", "2", "a", "clip", "gray", "one"]
+
+
+def test_every_word_of_a_caption_is_known(folder: Path, tmp_path: Path) -> None:
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    odd = "A slow-motion shot of a man's T-shirt — red/blue, CAFÉ (2nd take)."
+    (tmp_path / CAPTIONS).write_text(json.dumps({"file": "0.mp4", "caption": odd}) + "\n")
+    encoder = TextEncoder(pixels(tmp_path).words, width=32)
+    assert encoder.unknown(odd) == []
+
+
+def test_workers_give_the_same_batches(folder: Path) -> None:
+    alone, helped = pixels(folder), pixels(folder, workers=2)
+    batches = zip(alone.train_dataloader(), helped.train_dataloader(), strict=False)
+    for one, other in itertools.islice(batches, 4):
+        assert torch.equal(one["video"], other["video"])
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_is_held_out_is_never_read(
+    folder: Path, vae_folder: str, packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = latents(folder, vae_folder, known=0.7, packed=packed, lengths={1: 0.3, 9: 0.7})
+    read = []  # (clip, one after its last group)
+
+    class Watched:
+        def latents(self, number: int, start: int, stop: int) -> torch.Tensor:
+            read.append((number, stop))
+            return store.latents(number, start, stop)
+
+        def images(self, number: int, group: int) -> torch.Tensor:
+            read.append((number, group + 1))
+            return store.images(number, group)
+
+    store = data.view.store
+    monkeypatch.setattr(data.view, "store", Watched())
+    for step in range(100):
+        data.batch(step)
+    # 9 and 10 groups, the last 3 held out; 3 groups, of which none is
+    assert [max(stop for number, stop in read if number == clip) for clip in range(3)] == [6, 7, 3]
+
+
+@pytest.mark.parametrize("kind", [Latents, FootagePixels])
+def test_a_view_of_other_clips_is_refused(kind: type, folder: Path, vae_folder: str) -> None:
+    with pytest.raises(InputError, match=r"data\.folder"):
+        if kind is Latents:
+            FootageData(Latents(vae_folder), str(folder))
+        else:
+            ClipData(FootagePixels())
 
 
 def test_windows_of_latents_are_latents_of_windows(folder: Path, vae_folder: str) -> None:

@@ -385,7 +385,7 @@ def test_memory_holds_a_few_frames_of_a_file(
     ("options", "message"),
     [
         (["--pixels", "100"], "pixels must be 256 or more"),
-        (["--seconds", "0.5"], "seconds must be from 0.625 to 3600"),
+        (["--seconds", "0.5"], "seconds must be from 2.125 to 3600"),
         (["--seconds", "nan"], "seconds must be from"),
         (["--pixels", "921600", "--seconds", "60"], "more than 1,073,741,824 bytes"),
         (["--workers", "1000"], "workers must be at most 256"),

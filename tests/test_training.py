@@ -524,18 +524,32 @@ def test_a_packed_row_has_the_losses_of_its_clips_alone(module: DiTTraining, cli
     assert torch.allclose(together, torch.cat(alone), rtol=1e-4)
 
 
+def clip_of(count: int, known: torch.Tensor | None = None) -> Noised:
+    tokens = torch.zeros(1, count, 4)
+    return Noised(tokens, tokens, torch.zeros(1, count), torch.zeros(1, count, 5), known)
+
+
 def test_dropped_tokens_become_fewer(module: DiTTraining) -> None:
     module.token_drop, kept = 0.5, []
     for done in (0.0, 0.5, 1.0):
         module.progress = lambda done=done: done
-        kept.append(module.kept_tokens(20, drawn()).tolist())
+        kept.append(module.kept_tokens(clip_of(20), drawn()).tolist())
     assert [len(tokens) for tokens in kept] == [10, 15, 20]
     assert all(tokens == sorted(set(tokens)) for tokens in kept)
 
 
 def test_the_last_token_of_a_clip_is_not_dropped(module: DiTTraining) -> None:
     module.token_drop = 1.0
-    assert len(module.kept_tokens(20, drawn())) == 1
+    assert len(module.kept_tokens(clip_of(20), drawn())) == 1
+
+
+def test_a_clip_keeps_an_unknown_token(module: DiTTraining) -> None:
+    module.token_drop = 0.9
+    known = torch.ones(1, 20, dtype=torch.bool)
+    known[0, 13] = False
+    for step in range(10):
+        generator = torch.Generator().manual_seed(step)
+        assert 13 in module.kept_tokens(clip_of(20, known), generator)
 
 
 @pytest.mark.parametrize(("precision", "half"), [("bf16-mixed", True), ("32-true", False)])
