@@ -167,7 +167,8 @@ class DiTTraining(Training):
         try:
             self.text([longest])
         except InputError as error:
-            raise InputError(f'{error} or set model.text.length to more ("{longest}")') from None
+            shown = longest if len(longest) <= 80 else f"{longest[:80]}..."
+            raise InputError(f'{error} or set model.text.length to more ("{shown}")') from None
         for height, width in data.sizes:
             for frames in view.durations(data.num_frames):
                 latents = (1 + (frames - 1) // GROUP, height // space, width // space)

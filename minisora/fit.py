@@ -120,6 +120,9 @@ class FitCLI(LightningCLI):
         given = self.config["fit"]
         if given.ckpt_path == "last":
             given.ckpt_path = newest(self.root / "checkpoints")
+            if given.ckpt_path is None:
+                folder = self.root / "checkpoints"
+                warnings.warn(f"no checkpoint in {folder}: the training begins anew", stacklevel=1)
         elif given.ckpt_path:
             check_checkpoint(given.ckpt_path)
 
@@ -291,7 +294,12 @@ def run_cli(kind: type[FitCLI], stage: str, arguments: list[str]) -> FitCLI:
     arguments = in_order(stage, arguments)
     model, data = STAGES[stage]
     view = {}
-    if stage in FOOTAGE and names_folder(arguments):
+    if names_folder(arguments):
+        if stage not in FOOTAGE:
+            raise InputError(
+                f"the {stage} trains on toy clips alone: leave data.folder out "
+                "(vae and dit can train on footage)"
+            )
         data, view = FootageData, {"data.view": FOOTAGE[stage]}
     defaults = {
         "accelerator": "auto",

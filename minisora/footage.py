@@ -17,6 +17,7 @@ from minisora.errors import InputError
 from minisora.files import read_lines
 
 INDEX, CAPTIONS = "index.jsonl", "captions.jsonl"
+LATENTS = "latents.json"  # in a folder of latents, which has the index, but no pictures
 
 
 class FootageClip(NamedTuple):
@@ -86,6 +87,13 @@ class Footage:
 
     def __len__(self) -> int:
         return len(self.clips)
+
+    def check_pictures(self) -> None:
+        """Raises InputError if the folder has latents of the clips, not the clips."""
+        if (self.folder / LATENTS).is_file():
+            raise InputError(
+                f"{self.folder} holds latents, not clips: name the folder that `minisora ingest` wrote"
+            )
 
     def read(self, number: int) -> np.ndarray:
         """The frames of clip `number`, uint8 (T, H, W, 3). Raises InputError if they are not those

@@ -122,7 +122,8 @@ class FootageData(VideoData):
 
     def summary(self) -> str:
         """What is trained on, in a line for each size."""
-        lines = [f"{self.folder}: {len(self.footage)} clips, {len(self.held)} ends held out"]
+        ends = f"{len(self.held)} ends held out" if self.held else "too short to hold out any end"
+        lines = [f"{self.folder}: {len(self.footage)} clips, {ends}"]
         for number, (height, width) in enumerate(self.sizes):
             own = [i for i, clip in enumerate(self.footage.clips) if clip.size == (height, width)]
             share = sum(s for b, s in self.buckets.items() if b.size == number)
@@ -180,6 +181,7 @@ class FootagePixels(View):
     of_footage = True
 
     def prepare(self, data: FootageData) -> None:
+        data.footage.check_pictures()
         self.cache: dict[int, np.ndarray] = {}
 
     def read(self, data: FootageData, number: int) -> np.ndarray:

@@ -30,10 +30,10 @@ from minisora.device import autocast, best_device, fast_bfloat16, keep_memory
 from minisora.draws import Ranks
 from minisora.errors import InputError
 from minisora.files import atomic, locked, make_folder, write_text
-from minisora.footage import CAPTIONS, INDEX, Footage, FootageClip
+from minisora.footage import CAPTIONS, INDEX, LATENTS, Footage, FootageClip
 from minisora.vae import VAE, to_pixels
 
-HEAD, FORMAT = "latents.json", "minisora latents 1"
+HEAD, FORMAT = LATENTS, "minisora latents 1"
 CLIPS = 64  # in a shard
 BYTES = 2  # of a number in float16
 # A shard's digest stands at the beginning of its header, so its place is the same in all of them.
@@ -53,7 +53,10 @@ def encode_footage(clips: str, out: str, vae_folder: str, ranks: Ranks | None = 
     InputError if the store was begun with another VAE, other clips, or in another precision.
     """
     ranks, device = ranks or Ranks(), own_device()
+    if Path(clips).resolve() == Path(out).resolve():
+        raise InputError(f"{out} holds the clips: name another folder for their latents")
     footage, vae = Footage(clips), weights.load(vae_folder, "vae", VAE).to(device)
+    footage.check_pictures()
     check_sides(footage, vae.space)
     folder, head = make_folder(out), describe(footage, vae_folder, device)
     begin(folder, head, footage)

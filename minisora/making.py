@@ -68,12 +68,12 @@ def sample_command(options: argparse.Namespace) -> None:
     # of a long clip all that is sampled at once has a length that was trained on
     sizes = (longest if is_long else frames, options.height, options.width)
     shown, height, width = sora.resolve([options.prompt], *sizes)
-    prompt = options.prompt
-    if not options.as_typed:
+    prompt, as_typed = options.prompt, options.as_typed or sora.of_footage
+    if not as_typed:
         prompt = completed(sora, prompt, options.seed, image=shown == 1)
     minisora.video.check_room(out, frames or shown, height, width, options.scale)
     world, known = world_of_prompt(prompt), sora.trained_on["worlds"]
-    if world.name not in known:
+    if world.name not in known and not sora.of_footage:
         message = f"trained on {', '.join(known)}, the prompt is about {world.name}"
         warnings.warn(f"these weights were {message}", stacklevel=1)
     settings = settings_of(options)
@@ -83,7 +83,11 @@ def sample_command(options: argparse.Namespace) -> None:
     else:
         clip = sora(prompt, shown, height, width, **settings)[0]
         write_clip(sora, "sample", prompt, out, options, clip)
-    if options.as_typed and not language.is_complete(prompt, image=shown == 1):
+    if (
+        options.as_typed
+        and not sora.of_footage
+        and not language.is_complete(prompt, image=shown == 1)
+    ):
         print("the prompt is no full caption as in training; without --as-typed it becomes one")
 
 
@@ -138,6 +142,8 @@ def write_clip(
     frames = np.concatenate(shown)  # (T, H, W, 3)
     size = f"{width * scale} x {height * scale}"
     print(f"{out}: {len(frames)} frames of {size}, seed {options.seed}")
+    if sora.of_footage:  # the oracle knows toy worlds alone
+        return
     read = world.describe(frames)
     flaw = "" if read["clean"] else ", but the clip is not clean"
     print(f"the oracle sees {world.caption(read)}{flaw}")

@@ -93,6 +93,12 @@ class Pipeline:
     def device(self) -> torch.device:
         return self.dit.embed.weight.device
 
+    @property
+    def of_footage(self) -> bool:
+        """Whether it was trained on real footage, of which captioner, upsampler and oracle know
+        nothing: prompts are then read as typed."""
+        return "footage" in self.trained_on["worlds"]
+
     @cached_property
     def upsampler(self) -> Upsampler:
         """The bundle's own prompt upsampler, else the shipped one; loaded at its first use."""

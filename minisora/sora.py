@@ -413,7 +413,7 @@ class Sora(Pipeline):
         if prompt is None:
             return [self.describe(clips, generator, moves)]
         prompts = listed(prompt)
-        if upsample:
+        if upsample and not self.of_footage:
             full = all(is_complete(text, image=not moves) for text in prompts)
             seen = "" if full else self.describe(clips, generator, moves)
             prompts = self.changed(seen, prompts)
@@ -438,6 +438,10 @@ class Sora(Pipeline):
         """The captioner's caption of a clip (T, H, W, 3), of two clips that are to be joined, or of
         an image. Where an image is to move, the upsampler adds a motion. Raises InputError if the
         captioner has no caption for what it sees."""
+        if self.of_footage:
+            raise InputError(
+                "the captioner knows toy clips alone: write a prompt, and for an edit source_prompt"
+            )
         captions = [self.captioner(clip[None])[0] for clip in clips]
         caption = captions[0] if len(captions) == 1 else joined(captions[0], captions[1])
         try:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import refused
 
 from minisora import InputError, video, weights
 from minisora.cli import main
@@ -19,6 +20,7 @@ from minisora.text import TextEncoder
 from minisora.vae import VAE, to_frames
 from minisora.views import Latents
 
+CLIPS = Path(__file__).parent.parent / "data" / "clips"
 LONG, WIDE, SHORT = (36, (32, 48)), (37, (32, 48)), (9, (48, 32))  # frames, (height, width)
 
 
@@ -243,7 +245,9 @@ def curve(folder: Path, stage: str) -> list[dict]:
     return json.loads((folder / stage / "weights" / "provenance.json").read_text())[stage]["curve"]
 
 
-def test_a_vae_and_a_transformer_are_trained_on_footage(folder: Path, tmp_path: Path) -> None:
+def test_a_vae_and_a_transformer_are_trained_on_footage(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     given = [f"--data.folder={folder}", "--data.num_frames=9", "--data.batch_size=2", *RUN]
     config = [f"--trainer.default_root_dir={tmp_path}/vae", "--model.vae.width=8"]
     main(["fit", "vae", *given, *config, "--model.vae.depth=1"])
@@ -254,3 +258,33 @@ def test_a_vae_and_a_transformer_are_trained_on_footage(folder: Path, tmp_path: 
     main(["fit", "dit", *given, *view, *config])
     assert curve(tmp_path, "dit")[-1]["val/loss"] > 0
     assert len(list((tmp_path / "dit" / "samples").glob("*.mp4"))) == 2
+
+    capsys.readouterr()
+    weights_folder = f"{tmp_path}/dit/weights"
+    main(["sample", "clip 0", "--weights", weights_folder, "--out", f"{tmp_path}/a.mp4"])
+    given = [f"{tmp_path}/a.mp4", "clip 0", "--weights", weights_folder]
+    main(["extend", *given, "--out", f"{tmp_path}/b.mp4"])
+    said = capsys.readouterr().out
+    # both know toy clips alone
+    assert "oracle" not in said
+    assert "completed" not in said
+    assert video.about(tmp_path / "a.mp4")["prompt"] == "clip 0"
+
+
+def test_without_a_prompt_footage_has_no_captioner(capsys: pytest.CaptureFixture) -> None:
+    clip, shipped = CLIPS / "bunny.mp4", CLIPS.parent / "clips-weights"
+    said = refused(capsys, "extend", clip, "--weights", shipped, "--out", "never.mp4")
+    assert "write a prompt" in said
+
+
+@pytest.mark.parametrize("stage", ["captioner", "upsampler"])
+def test_other_networks_are_not_trained_on_footage(
+    stage: str, capsys: pytest.CaptureFixture
+) -> None:
+    assert "leave data.folder out" in refused(capsys, "fit", stage, "--data.folder=clips")
+
+
+def test_the_shipped_vae_of_footage_is_better_than_the_pca() -> None:
+    curve = json.loads((CLIPS.parent / "clips-weights" / "provenance.json").read_text())
+    last = curve["vae"]["curve"][-1]
+    assert last["val/psnr"] > last["pca/psnr"] + 1
