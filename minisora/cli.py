@@ -136,7 +136,7 @@ def fit_command(arguments: list[str]) -> None:
             )
         print(
             "usage: minisora fit vae|dit|captioner|upsampler --config FILE [--config OVERLAY] [--KEY VALUE ...]\n"
-            "       [--ckpt_path last] resumes; [--data.folder FOLDER] trains on your own clips\n"
+            "       [--ckpt_path last, or FILE] resumes; [--data.folder FOLDER] trains on your own clips\n"
             "       minisora fit STAGE --help lists every key; --print_config prints the whole config"
         )
         return
