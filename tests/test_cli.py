@@ -285,7 +285,7 @@ def test_what_does_not_exist_is_refused(
 
 def test_fit_explains_itself(capsys: pytest.CaptureFixture) -> None:
     main(["fit", "--help"])
-    assert "--ckpt_path FILE] resumes" in capsys.readouterr().out
+    assert "[--ckpt_path last, or FILE] resumes" in capsys.readouterr().out
 
 
 def test_experiments_need_a_checkout(
