@@ -4,6 +4,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# two processes, each with files of its own
+IN_TWO := -n 2 --dist loadfile
 PROMPT ?= a large yellow star moving down and left on a navy background
 
 .PHONY: demo course course-reset test outputs lint clean
@@ -19,8 +21,8 @@ course-reset: .venv/.installed-course
 	$(BIN)/python notebooks/student.py --reset $(NN)
 
 test: .venv/.installed-dev lint
-	$(BIN)/python -m pytest
-	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(IN_TWO)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(IN_TWO) --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
 
 outputs: .venv/.installed-dev
 	$(BIN)/python notebooks/run.py
