@@ -179,7 +179,7 @@ def lines_done(path: Path, head: dict[str, Any]) -> int:
         return 0
     try:
         old = dict(json.loads(content[: content.index(b"\n")]))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise InputError(
             f"{path} is no file of captions that was begun here: move it away"
         ) from None

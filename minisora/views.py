@@ -354,7 +354,7 @@ def read_captions(path: str, kind: str = "caption") -> tuple[dict[str, Any], lis
         rendered = head["folder"] is None  # clips of one's own have names instead of numbers
     except OSError:
         raise InputError(f"no captions in {path}: `minisora recaption` writes them") from None
-    except (ValueError, KeyError, IndexError, TypeError):
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
         raise InputError(f"{path} is damaged or not from `minisora recaption`") from None
     if rendered and numbers != list(range(len(rows))):
         raise InputError(f"{path} is damaged: its lines are not in the order of their clips")

@@ -247,7 +247,7 @@ def make_footage(folder: Path) -> None:
     """Writes clips of real footage, as `minisora ingest` does, and their latents."""
     (folder / "videos").mkdir()
     shutil.copy(CONFIGS.parent / "data" / "clips" / "bunny.mp4", folder / "videos")
-    ingest.ingest(folder / "videos", folder / "clips", pixels=1024, seconds=1.2, workers=1)
+    ingest.ingest(folder / "videos", folder / "clips", pixels=1024, seconds=2.2, workers=1)
     weights_folder = str(folder / "runs" / "vae" / "weights")
     latents.encode_footage(str(folder / "clips"), str(folder / "latents"), weights_folder)
 

@@ -9,6 +9,7 @@ import pytest
 
 from minisora import InputError, Sora, fit
 from minisora.recaption import OwnClips
+from minisora.views import read_captions
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the fuzz forks and reads /proc")
@@ -57,3 +58,10 @@ def test_a_list_of_clips_with_a_name_too_long_is_refused(tmp_path: Path) -> None
     (tmp_path / "captions.jsonl").write_text(json.dumps(row))
     with pytest.raises(InputError, match="are missing"):
         OwnClips(tmp_path, frames=5, size=32)
+
+
+def test_captions_with_deep_brackets_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "captions.jsonl"
+    path.write_text('{"folder": null}\n' + "[" * 100_000)
+    with pytest.raises(InputError, match="is damaged"):
+        read_captions(str(path))

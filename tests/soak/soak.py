@@ -78,7 +78,7 @@ def digests(folder: Path, pattern: str = "**/*") -> dict[str, str]:
     }
 
 
-PIECES = ["--pixels=1024", "--seconds=1.2", "--workers=2"]  # many and small
+PIECES = ["--pixels=1024", "--seconds=2.2", "--workers=2"]  # many and small
 SHORT = [
     *("--trainer.enable_progress_bar=false", "--trainer.max_steps=12"),
     "--trainer.val_check_interval=4",
