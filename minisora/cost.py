@@ -78,30 +78,30 @@ class DiTCost:
 
 
 class VAECost:
-    """A VAE, which may be on the meta device. Its tokens are latents."""
+    """A VAE, which may be on the meta device. Its tokens are latents. Parts that are frozen have no
+    backward pass, and nothing is kept for one."""
 
-    def __init__(self, vae: Any, trained_encoder: bool = True) -> None:
+    def __init__(self, vae: Any) -> None:
         self.vae = vae
         self.numbers = vae.channels  # of a token
         self.trained: nn.Module = vae
-        if not trained_encoder:
-            self.vae.encoder.requires_grad_(False)
-            self.vae.encode_linear.requires_grad_(False)
-        encoder = [*self.vae.encoder[1:-1]] if trained_encoder else []
-        self.blocks = [*encoder, *self.vae.decoder[1:-1]]
+        blocks = [*vae.encoder[1:-2], *vae.decoder[1:-2]]
+        self.blocks = [block for block in blocks if block.first.weight.requires_grad]
+        learning = (p for p in vae.parameters() if p.requires_grad and p.ndim >= 2)
+        self.weights, self.learning = weights_of([vae]), sum(p.numel() for p in learning)
 
     def forward(self, tokens: int) -> float:
         """FLOPs of a clip, encoded and decoded: every kernel is moved over all latents."""
-        return 2.0 * weights_of([self.vae]) * tokens
+        return 2.0 * self.weights * tokens
 
     def training(self, tokens: int) -> float:
         """FLOPs of a clip forward and backward."""
-        return 3 * self.forward(tokens)
+        return self.forward(tokens) + 4.0 * self.learning * tokens
 
     def kept(self, tokens: int, mixed: bool, checkpointing: bool, sharing: int) -> float:
         """Bytes kept for the backward pass of so many latents."""
-        form, numbers = self.vae.config, self.vae.encode_linear.in_channels
-        widths = form["width"] * form["depth"] + form["decoder_width"] * form["decoder_depth"]
+        widths = sum(block.first.in_channels for block in self.blocks)
+        numbers = self.vae.encode_linear.in_channels
         return tokens * (KEPT_VAE * widths + 4.0 * 6 * numbers)  # and 6 copies of the pixels
 
 

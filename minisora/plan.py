@@ -6,8 +6,9 @@ allocator wastes. Source of what DDP and FSDP2 hold: Rajbhandari et al., "ZeRO" 
 """
 
 import math
+import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
@@ -17,20 +18,23 @@ from typing import Any
 import torch
 import yaml
 
-from minisora import weights
+from minisora import draws, weights
 from minisora.cost import DiTCost, VAECost, muon_flops
+from minisora.data import Bucket, ClipData, VideoData, View
 from minisora.errors import InputError, check_numbers
-from minisora.footage import Footage
+from minisora.footage_data import FootageData
 from minisora.optim import split_parameters
 from minisora.patches import Grid
 from minisora.text import TextEncoder
-from minisora.vae import GROUP
+from minisora.vae import GROUP, VAE
+from minisora.views import LatentView, check_shares_of
 
 GPUS = {  # name: bfloat16 TFLOP/s without sparsity, and GB, from NVIDIA's data sheets
     "RTX4090": (165, 24), "A100": (312, 80), "H100": (989, 80), "H200": (989, 141), "B200": (2250, 180),
 }  # fmt: skip
 Parse = Callable[[str, list[str]], dict[str, Any]]  # `fit.parse`
-Sizes = dict[tuple[int, int], float]  # (height, width) in pixels: share of the steps
+Sizes = Collection[tuple[int, int]]  # (height, width) in pixels
+ROWS = 100  # packed, whose mean is planned
 
 
 @dataclass(frozen=True)
@@ -73,10 +77,10 @@ class Spread:
 @dataclass(frozen=True)
 class Plan:
     """A training. `clips` are what its steps have on each rank: a kind of clip, the share of the
-    steps that have it, and how many of it are in such a step."""
+    steps that have it, and how many of it are in such a step, in packed rows on average."""
 
     cost: DiTCost | VAECost
-    clips: list[tuple[Clip, float, int]]
+    clips: list[tuple[Clip, float, float]]
     spread: Spread = Spread()
     steps: int = 1
     batches: int = 1  # accumulated in a step
@@ -85,6 +89,7 @@ class Plan:
     mixed: bool = False
     checkpointing: bool = False
     evaluations: int = 1  # of the network, to make a clip
+    row: int = 0  # tokens of the fullest packed row; 0: nothing is packed
 
     @cached_property
     def matrices(self) -> Counter[tuple[int, int]]:
@@ -115,25 +120,31 @@ class Plan:
     def bytes(self) -> dict[str, float]:
         """Bytes on one device at the fullest moment of a step, in float32 but for activations."""
         of_muon = sum(rows * columns * n for (rows, columns), n in self.matrices.items())
+        held = sum(p.numel() for p in self.cost.trained.parameters())  # also what is frozen
         numbers, shards = self.parameters, self.spread.devices if self.spread.sharded else 1
         copied = self.spread.devices > 1 and not self.spread.sharded
         return {
-            "parameters": 4 * numbers / shards,
+            "parameters": 4 * held / shards,
             # DDP has them again, in the order in which they are sent
             "gradients": (8 if copied else 4) * numbers / shards,
             "optimizer": (4 * of_muon + 8 * (numbers - of_muon)) / shards,
-            "average": 4 * numbers / shards if self.average else 0.0,
+            "average": 4 * held / shards if self.average else 0.0,
             "working": max(self.kept(), self.updates()),
         }
+
+    def stored(self, clip: Clip) -> int:
+        """Bytes of a clip in a store that `minisora encode` wrote: in float16 its latents, and as
+        many of the last frames of its groups."""
+        return 2 * 2 * clip.tokens * self.cost.numbers
 
     def kept(self) -> float:
         """Bytes of activations, and of parameters that exist for them: autocast's copies, and of
         FSDP2 two whole blocks, one of them with gradients."""
-        most = max(n * clip.tokens for clip, _, n in self.clips) / self.spread.sharing
+        most = self.row or max(n * clip.tokens for clip, _, n in self.clips)
         settings = (self.mixed, self.checkpointing, self.spread.sharing)
         largest = max(sum(p.numel() for p in block.parameters()) for block in self.cost.blocks)
         whole = (2 * self.parameters if self.mixed else 0) + 12 * largest * self.spread.sharded
-        return whole + self.cost.kept(math.ceil(most), *settings)
+        return whole + self.cost.kept(math.ceil(most / self.spread.sharing), *settings)
 
     def updates(self) -> float:
         """Bytes of Muon at work: this device's part of all updates, and those of one shape, whole,
@@ -149,16 +160,19 @@ class Plan:
 
 def read(path: str, keys: list[str], parse: Parse, devices: int | None, sizes: Sizes) -> Plan:
     """The plan of a config, with some of its keys set otherwise. `sizes`, if there are any, stand in
-    for those of its clips."""
+    for those of its clips, and the first is the usual one."""
     stage = stage_of(path)
     config = parse(stage, ["--config", path, *keys])
     model, trainer, data = (config[part] for part in ("model", "trainer", "data"))
     if trainer["max_steps"] < 1:
         raise InputError("say how long to train: set trainer.max_steps")
-    cost, cut = dit_cost(path, config, parse) if stage == "dit" else vae_cost(config)
+    view, cost, cut = dit_parts(path, config, parse) if stage == "dit" else vae_parts(config)
+    source = data_of(data, view, sizes)
+    rows = rows_of(source) if data["view"].get("init_args", {}).get("packed") else []
+    full = [sum(clip_of(source, bucket, cut).tokens for bucket in row) for row in rows]
     return Plan(
         cost,
-        clips_of(data, cut, sizes or sizes_of(data)),
+        clips_of(source, cut, rows),
         spread_of(trainer, devices),
         trainer["max_steps"],
         trainer["accumulate_grad_batches"],
@@ -167,6 +181,7 @@ def read(path: str, keys: list[str], parse: Parse, devices: int | None, sizes: S
         "bf16" in str(trainer.get("precision", "bf16-mixed")),  # `fit` takes it on GPUs
         bool(model.get("checkpointing")),
         model.get("num_inference_steps", 1) * (1 if model.get("guidance_scale") == 1 else 2),
+        max(full, default=0),
     )
 
 
@@ -190,89 +205,126 @@ def built(part: dict[str, Any], **linked: Any) -> Any:
         return getattr(import_module(module), name)(**part["init_args"] | linked)
 
 
-def vae_cost(config: dict[str, Any]) -> tuple[VAECost, Grid]:
-    """The cost of a VAE, and the frames and pixels of a latent."""
+class Planned(LatentView):
+    """The view of a transformer's config, through a VAE that may have no weights yet."""
+
+    def __init__(self, vae: VAE, lengths: dict[int, float] | None) -> None:
+        check_shares_of(lengths)
+        self.vae, self.lengths = vae, lengths
+
+
+def vae_parts(config: dict[str, Any]) -> tuple[View, VAECost, Grid]:
+    """What a VAE sees, what it costs, and the frames and pixels of a latent."""
     vae = built(config["model"]["vae"])
-    return VAECost(vae, not config["model"].get("encoder")), (GROUP, vae.space, vae.space)
+    if config["model"].get("encoder"):
+        for part in (vae.encode_linear, vae.encoder):
+            part.requires_grad_(False)  # as `VAETraining` does
+    return View(), VAECost(vae), (GROUP, vae.space, vae.space)
 
 
-def dit_cost(path: str, config: dict[str, Any], parse: Parse) -> tuple[DiTCost, Grid]:
-    """The cost of a transformer, and the frames and pixels of a patch. The text encoder is counted
-    without words, and without what is frozen in it."""
-    form, vae = config["model"]["text"]["init_args"], vae_form(path, config, parse)
-    dit = built(config["model"]["dit"], channels=vae["channels"], text_width=form["width"])
+def dit_parts(path: str, config: dict[str, Any], parse: Parse) -> tuple[View, DiTCost, Grid]:
+    """What a transformer sees, what it costs, and the frames and pixels of a patch. The text encoder
+    is counted without words, and without what is frozen in it."""
+    form, vae = config["model"]["text"]["init_args"], vae_of(path, config, parse)
+    dit = built(config["model"]["dit"], channels=vae.channels, text_width=form["width"])
     with torch.device("meta"):
         text = TextEncoder(
             [], **{name: form[name] for name in ("width", "depth", "heads", "length")}
         )
     t, h, w = dit.patch
-    return DiTCost(dit, text), (GROUP * t, vae["space"] * h, vae["space"] * w)
+    view = Planned(vae, lengths_of(config["data"]))
+    return view, DiTCost(dit, text), (GROUP * t, vae.space * h, vae.space * w)
 
 
-def vae_form(path: str, config: dict[str, Any], parse: Parse) -> dict[str, Any]:
-    """How the VAE of a transformer's config is built: as its weights say, or before there are any
-    the config that will make them, SCALE/vae.yaml for runs/SCALE/vae/weights."""
+def vae_of(path: str, config: dict[str, Any], parse: Parse) -> VAE:
+    """The VAE of a transformer's config: as its weights say, or before there are any the config that
+    will make them, SCALE/vae.yaml for runs/SCALE/vae/weights."""
     folder = Path(config["data"]["view"]["init_args"]["vae"])
     maker = Path(path).parent.parent / folder.parent.parent.name / f"{folder.parent.name}.yaml"
     if not folder.exists() and maker.is_file():
-        return built(parse("vae", ["--config", str(maker)])["model"]["vae"]).config
+        return built(parse("vae", ["--config", str(maker)])["model"]["vae"])
     parts = weights.read_config(folder)
     if "vae" not in parts:
         raise InputError(f"{folder} holds no VAE: set data.view.vae")
-    return parts["vae"]["config"]
+    with torch.device("meta"):
+        return weights.build(parts["vae"], VAE, folder / "config.json", "vae", sys.maxsize)
 
 
-def sizes_of(data: dict[str, Any]) -> Sizes:
-    """The sizes of the clips. Raises InputError if they are in a folder that does not exist yet."""
-    if "folder" not in data:
-        return {(height, width): 1.0 for height, width in data.get("sizes") or [[32, 32]]}
+def lengths_of(data: dict[str, Any]) -> dict[int, float] | None:
+    """The lengths of clips in frames, with the share of the steps of each; None: a view's usual."""
+    if (given := data["view"]["init_args"].get("lengths")) is not None:
+        return {int(frames): share for frames, share in given.items()}
+    return {data["num_frames"]: 1.0} if "folder" in data else None  # see `FootageLatents`
+
+
+def data_of(data: dict[str, Any], view: View, sizes: Sizes) -> VideoData:
+    """The clips of a config, or some of other `sizes`. Raises InputError if they are in a folder that
+    does not exist yet."""
+    shape = {name: data[name] for name in ("batch_size", "seed", "num_frames")}
+    view.of_footage = "folder" in data and not sizes
+    if not view.of_footage:
+        given = [[*size] for size in sizes] or data.get("sizes")
+        return ClipData(view, sizes=given, **shape)
     if not Path(data["folder"]).exists():
         raise InputError(
             f"no clips in {data['folder']} yet: say how large they will be, --sizes 256x256"
         )
-    pixels: Counter = Counter()
-    for clip in Footage(data["folder"]).clips:
-        pixels[clip.size] += clip.frames * clip.height * clip.width
-    return dict(pixels.most_common())
+    return FootageData(view, data["folder"], **shape)
 
 
-def lengths_of(data: dict[str, Any]) -> dict[int, float]:
-    """The lengths of clips in frames, with the share of the steps of each."""
-    whole, view = data["num_frames"], data["view"]
-    if given := view.get("init_args", {}).get("lengths"):
-        return {int(frames): share for frames, share in given.items() if share}
-    shorter = range(1, whole, GROUP)
-    if not view["class_path"].endswith(".Latents") or not shorter:
-        return {whole: 1.0}
-    return {whole: 0.85} | {frames: 0.15 / len(shorter) for frames in shorter}
+def clip_of(data: VideoData, bucket: Bucket, cut: Grid) -> Clip:
+    return Clip(bucket.frames, *data.sizes[bucket.size], cut)
 
 
-def clips_of(data: dict[str, Any], cut: Grid, sizes: Sizes) -> list[tuple[Clip, float, int]]:
-    """What `Plan.clips` holds. As many clips are in a step as have the tokens of
-    `data.batch_size` usual ones, which are first."""
-    lengths = lengths_of(data)
-    in_order = sorted(lengths, key=lambda frames: (lengths[frames], frames), reverse=True)
-    total = sum(sizes.values()) * sum(lengths.values())
-    kinds = {
-        Clip(frames, *size, cut): sizes[size] * lengths[frames] / total
-        for size in sizes
-        for frames in in_order
-    }
-    most = data["batch_size"] * next(iter(kinds)).tokens
-    return [(clip, share, max(1, round(most / clip.tokens))) for clip, share in kinds.items()]
+def clips_of(
+    data: VideoData, cut: Grid, rows: list[list[Bucket]]
+) -> list[tuple[Clip, float, float]]:
+    """What `Plan.clips` holds, the usual size and length first. Every packed row has all kinds."""
+    shares, lengths = data.buckets, data.view.durations(data.num_frames)
+    kinds = []
+    for bucket in sorted(shares, key=lambda b: (b.size, -lengths[b.frames], -b.frames)):
+        share, count = shares[bucket] / sum(shares.values()), data.view.batch_size(data, bucket)
+        in_rows = sum(row.count(bucket) for row in rows)
+        mean = (1.0, in_rows / len(rows)) if rows else (share, count)
+        kinds.append((clip_of(data, bucket, cut), *mean))
+    return kinds
+
+
+def rows_of(data: VideoData) -> list[list[Bucket]]:
+    """The clips of the packed rows of the first steps."""
+    view: Any = data.view
+    generators = [draws.generator("window", data.seed, step, 0) for step in range(ROWS)]
+    return [[bucket for bucket, _ in view.fill_row(data, each)] for each in generators]
 
 
 def spread_of(trainer: dict[str, Any], devices: int | None) -> Spread:
-    """How the trainer's strategy spreads a training, over other `devices` than its own if given."""
-    in_a_node = str(trainer["devices"])
-    devices = devices or trainer["num_nodes"] * (int(in_a_node) if in_a_node.isdigit() else 1)
+    """How the trainer's strategy spreads a training, over other `devices` than its own if given.
+    Raises InputError for a strategy that is neither DDP nor our FSDP2."""
+    devices = devices or trainer["num_nodes"] * count_of(trainer["devices"])
     strategy = trainer["strategy"]
-    if isinstance(strategy, str):  # "auto", "ddp"
-        return Spread(devices)
-    sharing = strategy.get("init_args", {}).get("context", 1)
+    form = strategy if isinstance(strategy, dict) else {"class_path": strategy}
+    name = form["class_path"].rpartition(".")[2].lower()
+    sharded = name in ("fsdp2", "sharded")  # its two names
+    if not sharded and name != "auto" and not name.startswith("ddp"):
+        raise InputError(f"{name} is not planned: set trainer.strategy to auto, ddp or fsdp2")
+    sharing = form.get("init_args", {}).get("context", 1)
     if devices % sharing:
         raise InputError(f"{devices} devices do not form groups of {sharing}: set --devices")
-    return Spread(devices, True, sharing)
+    return Spread(devices, sharded, sharing)
+
+
+def count_of(devices: Any) -> int:
+    """How many devices `trainer.devices` names: a number of them, or a list. Raises InputError if
+    that depends on the machine."""
+    if isinstance(devices, str) and "," in devices:
+        devices = [name for name in devices.split(",") if name.strip()]
+    count = len(devices) if isinstance(devices, list) else devices
+    if not str(count).isdigit() or not int(count):
+        raise InputError(
+            f"trainer.devices is {devices}, which names no number: set --devices to how many there "
+            "are in all"
+        )
+    return int(count)
 
 
 # In words
@@ -284,6 +336,7 @@ def report(plan: Plan, gpu: str, mfu: float) -> str:
     spread, flops, memory = plan.spread, plan.flops(), plan.bytes()
     form = [spread.name, "bf16-mixed" if plan.mixed else "float32"]
     form += ["checkpointing"] if plan.checkpointing else []
+    form += ["packed rows, clips on average"] if plan.row else []
     numbers, cards = f"{plan.parameters / 1e6:,.1f} M parameters", f"{spread.devices} x {gpu}"
     seconds = sum(flops.values()) / (GPUS[gpu][0] * 1e12 * mfu)
     hours = plan.steps * seconds / 3600
@@ -301,7 +354,7 @@ def report(plan: Plan, gpu: str, mfu: float) -> str:
     if sum(memory.values()) > GPUS[gpu][1] * 1e9:
         lines.append(
             "It does not fit: lower data.batch_size, set model.checkpointing, or spread it over more "
-            "devices (trainer.strategy minisora.parallel.Sharded)."
+            "devices (trainer.strategy fsdp2)."
         )
     return "\n".join(lines)
 
@@ -315,14 +368,15 @@ def check_gpu(gpu: str, mfu: float) -> None:
 def clip_lines(plan: Plan) -> list[str]:
     """A table of the kinds of clips."""
     lines = [
-        f"{'clip':>17} {'tokens':>9} {'TFLOPs':>8} {'clips a step':>12} {'steps':>6} {'latents':>10}"
+        f"{'clip':>17} {'tokens':>9} {'TFLOPs':>8} {'clips a step':>12} {'steps':>6} {'stored':>10}"
     ]
     for clip, share, n in plan.clips:
         size = f"{clip.frames} x {clip.height} x {clip.width}"
         trained = plan.cost.training(clip.tokens) / 1e12
-        stored = f"{clip.tokens * plan.cost.numbers * 2 / 1e6:,.3g} MB"  # in float16
+        stored = f"{plan.stored(clip) / 1e6:,.3g} MB"
+        count = f"{n:,.1f}" if plan.row else f"{n:,}"
         lines.append(
-            f"{size:>17} {clip.tokens:>9,} {trained:>8.3g} {n:>12,} {share:>6.1%} {stored:>10}"
+            f"{size:>17} {clip.tokens:>9,} {trained:>8.3g} {count:>12} {share:>6.1%} {stored:>10}"
         )
     return lines
 

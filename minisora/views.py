@@ -53,13 +53,7 @@ class EncodedView(View):
     validation_split = "held_out"
 
     def __init__(self, vae: str, lengths: dict[int, float] | None) -> None:
-        for frames, share in (lengths or {}).items():
-            check_counts(1, 4096, frames=frames)
-            check_shares(share=share)
-            if frames % GROUP != 1:
-                raise InputError(f"data.view.lengths are 1 + 4k frames, got {frames}")
-        if lengths is not None and not sum(lengths.values()):
-            raise InputError("data.view.lengths give no length a share: set one above 0")
+        check_shares_of(lengths)
         self.vae, self.lengths = weights.load(vae, "vae", VAE), lengths
 
     @property
@@ -167,6 +161,17 @@ class LatentView(EncodedView):
             drawn.append((bucket, int(numbers[draw(0, len(numbers) - 1, generator)])))
             room -= count
         return drawn
+
+
+def check_shares_of(lengths: dict[int, float] | None) -> None:
+    """Raises InputError for impossible lengths, and if none has a share."""
+    for frames, share in (lengths or {}).items():
+        check_counts(1, 4096, frames=frames)
+        check_shares(share=share)
+        if frames % GROUP != 1:
+            raise InputError(f"data.view.lengths are 1 + 4k frames, got {frames}")
+    if lengths is not None and not sum(lengths.values()):
+        raise InputError("data.view.lengths give no length a share: set one above 0")
 
 
 def check_lengths(view: EncodedView, data: ClipData) -> None:

@@ -1,8 +1,10 @@
 """Plans against measurements: FLOPs as PyTorch counts them, and the bytes that live in a real step."""
 
+import json
 import warnings
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,18 +15,23 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from minisora import plan
+from minisora import draws, plan
 from minisora.cli import main
 from minisora.cost import DiTCost, VAECost, muon_flops
+from minisora.data import ClipData, VideoData
 from minisora.dit import DiT
 from minisora.dit_training import DiTTraining
 from minisora.errors import InputError
 from minisora.fit import parse
+from minisora.footage import INDEX, Footage
+from minisora.footage_data import FootageData, FootageLatents, FootagePixels
+from minisora.latents import BYTES, layout
 from minisora.optim import orthogonalize
 from minisora.plan import Clip, Plan, Spread
 from minisora.text import TextEncoder
 from minisora.training import Training, VAETraining
 from minisora.vae import GROUP, VAE
+from minisora.views import Latents, Pixels
 
 CHANNELS, PATCH, SPACE, WORDS = 8, (1, 2, 2), 4, ["a", "red", "circle"]
 CPU_ATTENTION = {  # the kernels of the CPU do as many as those of GPUs, which PyTorch counts
@@ -63,11 +70,14 @@ def dit_case(size: str, frames: int, side: int, count: int, checkpointing: bool 
     return Case(module, batch, DiTCost(dit, text), clip, count)
 
 
-def vae_case(frames: int, side: int, count: int, **form: int) -> Case:
+def vae_case(frames: int, side: int, count: int, frozen: bool = False, **form: int) -> Case:
     vae = VAE(channels=CHANNELS, space=SPACE, **form)
+    module = VAETraining(vae)
+    if frozen:
+        module.keep_encoder(VAE(channels=CHANNELS, space=SPACE, **form))
     batch = {"video": torch.rand(count, 3, frames, side, side), "step": 0}
     clip = Clip(frames, side, side, (GROUP, SPACE, SPACE))
-    return Case(VAETraining(vae), batch, VAECost(vae), clip, count)
+    return Case(module, batch, VAECost(vae), clip, count)
 
 
 CASES: dict[str, Callable[[], Case]] = {
@@ -80,6 +90,9 @@ CASES: dict[str, Callable[[], Case]] = {
     "vae": lambda: vae_case(17, 64, 2, width=64, depth=3),
     "wide decoder": lambda: vae_case(
         5, 64, 2, width=32, depth=2, decoder_width=128, decoder_depth=4
+    ),
+    "frozen encoder": lambda: vae_case(
+        17, 64, 2, frozen=True, width=128, depth=3, decoder_width=64, decoder_depth=3
     ),
 }
 EVERY_CASE = pytest.mark.parametrize("make", CASES.values(), ids=CASES.keys())
@@ -234,22 +247,155 @@ def test_a_minute_at_1080p_is_three_million_tokens() -> None:
     assert Clip(1441, 1080, 1920, (4, 16, 16)).tokens == 361 * 68 * 120
 
 
-def data(**keys: Any) -> dict:
-    """The data of a config."""
-    view = {"class_path": "minisora.views.Latents", "init_args": {"lengths": {"1": 1, "17": 3}}}
-    return {"view": view, "num_frames": 17, "batch_size": 6} | keys
+def test_a_store_has_latents_and_images(tmp_path: Path) -> None:
+    footage, case = Footage(folder_of(tmp_path, [(17, 32, 48)])), CASES["vae"]()
+    written = layout(footage, range(1), case.module.vae).values()
+    stored = case.plan.stored(Clip(17, 32, 48, (GROUP, SPACE, SPACE)))
+    assert stored == BYTES * sum(torch.Size(shape).numel() for shape in written)
 
 
-def test_every_kind_of_clip_fills_a_step() -> None:
-    sizes = {(32, 32): 1.0, (32, 64): 1.0}
-    filled = [n * clip.tokens for clip, _, n in plan.clips_of(data(), (4, 8, 8), sizes)]
-    assert filled == pytest.approx(4 * [6 * 80], rel=0.02)
+def test_a_packed_row_holds_all_its_clips() -> None:
+    cost, clip = CASES["deep"]().plan.cost, Clip(17, 64, 64, (4, 8, 8))
+    row = Plan(cost, [(clip, 1.0, 3.0), (clip, 1.0, 2.0)], row=5 * clip.tokens)
+    assert row.kept() == Plan(cost, [(clip, 1.0, 5)]).kept()
 
 
-def test_lengths_and_sizes_have_their_shares() -> None:
-    sizes = {(32, 32): 1.0, (32, 64): 1.0}
-    shares = [share for _, share, _ in plan.clips_of(data(), (4, 8, 8), sizes)]
-    assert shares == [3 / 8, 1 / 8, 3 / 8, 1 / 8]
+# Clips as they are trained on
+
+
+def folder_of(path: Path, clips: list[tuple[int, int, int]]) -> Path:
+    """The index of clips of so many frames, height and width."""
+    names = ("frames", "height", "width")
+    sides = [dict(zip(names, clip, strict=True)) for clip in clips]
+    rows = [{"clip": f"{i}.mp4", "start": 0, "end": 1, **each} for i, each in enumerate(sides)]
+    lines = [{"format": "clips"}, {"file": "0.mov", "sha256": "0", "clips": rows}]
+    (path / INDEX).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+# most groups are of 32 x 48, most pixels of 96 x 96; the last clip is too short for 9 frames
+CLIPS = [(40, 32, 48), (37, 32, 48), (36, 96, 96), (5, 48, 32)]
+LENGTHS, SIZES = {1: 0.25, 9: 0.75}, [[32, 64], [64, 64]]
+SAME: dict[str, Any] = {"batch_size": 6, "num_frames": 9, "seed": 0}
+
+
+@pytest.fixture
+def trainings(tmp_path: Path, vae_folder: str) -> dict[str, VideoData]:
+    """The data of four trainings."""
+    folder = str(folder_of(tmp_path, CLIPS))
+    return {
+        "footage dit": FootageData(FootageLatents(vae_folder, LENGTHS), folder, **SAME),
+        "footage vae": FootageData(FootagePixels(), folder, **SAME),
+        "toy dit": ClipData(Latents(vae_folder, LENGTHS), sizes=SIZES, **SAME),
+        "toy vae": ClipData(Pixels(), sizes=SIZES, **SAME),
+    }
+
+
+def planned(kind: str, folder: Path, vae_folder: str, *keys: str) -> Plan:
+    """The plan of such a training."""
+    source, stage = kind.split()
+    scale, own = ("toy", f"sizes={SIZES}") if source == "toy" else ("clips", f"folder={folder}")
+    keys = (own, *(f"{name}={value}" for name, value in SAME.items()), *keys)
+    if stage == "dit":
+        keys = (*keys, f"view.vae={vae_folder}", f"view.lengths={LENGTHS}")
+    path = str(CONFIGS / scale / f"{stage}.yaml")
+    return plan.read(path, [f"--data.{key}" for key in keys], parse, None, [])
+
+
+@pytest.mark.parametrize("kind", ["footage dit", "footage vae", "toy dit", "toy vae"])
+def test_steps_are_those_of_the_training(
+    kind: str, trainings: dict[str, VideoData], tmp_path: Path, vae_folder: str
+) -> None:
+    data = trainings[kind]
+    total = sum(data.buckets.values())
+    steps = {
+        (bucket.frames, *data.sizes[bucket.size]): (
+            pytest.approx(share / total),
+            data.view.batch_size(data, bucket),
+        )
+        for bucket, share in data.buckets.items()
+    }
+    clips = planned(kind, tmp_path, vae_folder).clips
+    assert {(c.frames, c.height, c.width): (share, n) for c, share, n in clips} == steps
+
+
+@pytest.mark.parametrize("kind", ["footage dit", "toy dit"])
+def test_the_usual_clip_comes_first(
+    kind: str, trainings: dict[str, VideoData], tmp_path: Path, vae_folder: str
+) -> None:
+    usual, (first, _, _) = trainings[kind].usual, planned(kind, tmp_path, vae_folder).clips[0]
+    size = trainings[kind].sizes[usual.size]
+    assert (first.frames, first.height, first.width) == (usual.frames, *size)
+
+
+def test_rows_are_those_of_a_packed_training(
+    trainings: dict[str, VideoData], tmp_path: Path, vae_folder: str
+) -> None:
+    made = planned("footage dit", tmp_path, vae_folder, "view.packed=true")
+    data = trainings["footage dit"]
+    view: Any = data.view
+    generators = [draws.generator("window", 0, step, 0) for step in range(500, 800)]
+    rows = [bucket for each in generators for bucket, _ in view.fill_row(data, each)]
+    latents = sum(view.latents_of(data, bucket) for bucket in rows) / 300
+    assert made.of_a_step(float) * 4 == pytest.approx(latents, rel=0.01)  # 4 are a token
+    assert sum(n for _, _, n in made.clips) == pytest.approx(len(rows) / 300, rel=0.1)
+
+
+def test_the_fullest_row_may_be_one_large_clip(tmp_path: Path, vae_folder: str) -> None:
+    folder_of(tmp_path, CLIPS)
+    keys = "view.packed=true", "batch_size=1"
+    made = planned("footage dit", tmp_path, vae_folder, *keys)
+    assert made.row == max(clip.tokens for clip, _, _ in made.clips)
+
+
+# Devices
+
+
+def trainer(**keys: Any) -> dict[str, Any]:
+    return {"strategy": "auto", "devices": 1, "num_nodes": 1} | keys
+
+
+@pytest.mark.parametrize(
+    ("strategy", "name"),
+    [
+        ("auto", "DDP"),
+        ("ddp", "DDP"),
+        ("ddp_find_unused_parameters_true", "DDP"),
+        ({"class_path": "lightning.pytorch.strategies.DDPStrategy"}, "DDP"),
+        ("fsdp2", "FSDP2"),
+        ({"class_path": "minisora.parallel.Sharded"}, "FSDP2"),
+        (
+            {"class_path": "minisora.parallel.Sharded", "init_args": {"context": 2}},
+            "FSDP2, 2 share a clip",
+        ),
+    ],
+)
+def test_strategies_are_told_apart(strategy: Any, name: str) -> None:
+    assert plan.spread_of(trainer(strategy=strategy, devices=8), None).name == name
+
+
+@pytest.mark.parametrize(
+    ("devices", "count"), [(2, 6), ("2", 6), ([0, 1], 6), ("0,1", 6), ([5], 3), ("0,", 3)]
+)
+def test_devices_of_three_nodes(devices: Any, count: int) -> None:
+    assert plan.spread_of(trainer(devices=devices, num_nodes=3), None).devices == count
+
+
+@pytest.mark.parametrize("devices", ["auto", -1, "-1", [], 0])
+def test_devices_without_a_number_are_refused(devices: Any) -> None:
+    with pytest.raises(InputError, match="names no number: set --devices"):
+        plan.spread_of(trainer(devices=devices), None)
+
+
+@pytest.mark.parametrize("devices", ["auto", -1])
+def test_devices_may_be_given(devices: Any) -> None:
+    assert plan.spread_of(trainer(devices=devices), 8).devices == 8
+
+
+@pytest.mark.parametrize("strategy", ["fsdp", "deepspeed_stage_2"])
+def test_other_strategies_are_refused(strategy: str) -> None:
+    with pytest.raises(InputError, match=f"{strategy} is not planned: set trainer.strategy"):
+        plan.spread_of(trainer(strategy=strategy), None)
 
 
 # Configs
@@ -257,8 +403,15 @@ def test_lengths_and_sizes_have_their_shares() -> None:
 
 def test_keys_are_set_otherwise() -> None:
     keys = ["--model.dit.size=XL", "--model.text.width=1024"]
-    made = plan.read(str(CONFIGS / "laptop/dit.yaml"), keys, parse, None, {})
+    made = plan.read(str(CONFIGS / "laptop/dit.yaml"), keys, parse, None, [])
     assert made.parameters == pytest.approx(752e6, rel=0.01)
+
+
+def test_a_kept_encoder_is_not_trained() -> None:
+    made = plan.read(str(CONFIGS / "laptop/decoder.yaml"), [], parse, None, [])
+    vae: Any = made.cost.trained
+    learning = [*vae.decoder.parameters(), *vae.decode_linear.parameters()]
+    assert made.parameters == sum(p.numel() for p in learning)
 
 
 def printed(capsys: pytest.CaptureFixture, *arguments: str) -> str:
@@ -268,7 +421,7 @@ def printed(capsys: pytest.CaptureFixture, *arguments: str) -> str:
 
 def test_a_plan_says_all_that_is_asked_for(capsys: pytest.CaptureFixture) -> None:
     text = printed(capsys)
-    parts = ("parameters", "tokens", "FLOPs", "memory", "GPU-hours", "latents", "Muon", "average")
+    parts = ("parameters", "tokens", "FLOPs", "memory", "GPU-hours", "stored", "Muon", "average")
     assert [part for part in parts if part not in text] == []
 
 
@@ -290,6 +443,8 @@ def test_a_plan_says_what_does_not_fit(capsys: pytest.CaptureFixture) -> None:
         ("toy/dit.yaml", ["--set", "model.dit.size=huge"], "no DiT of size 'huge'"),
         ("toy/dit.yaml", ["--set", "model.wings=2"], "model.wings"),
         ("toy/dit.yaml", ["--set", "data.view.vae=nowhere"], "no weights in nowhere"),
+        ("toy/dit.yaml", ["--set", "data.view.lengths={1: 0}"], "give no length a share"),
+        ("toy/dit.yaml", ["--set", "data.view.lengths={21: 1}"], "has 21 frames, clips have 17"),
         ("toy/vae.yaml", ["--clip", "17x32x32"], "a VAE makes no clips"),
         ("laptop/captioner.yaml", [], "neither model.dit nor model.vae"),
         ("toy/none.yaml", [], "neither model.dit nor model.vae"),
@@ -311,4 +466,4 @@ def test_what_cannot_be_planned_is_refused(
 
 def test_a_training_without_an_end_is_refused() -> None:
     with pytest.raises(InputError, match=r"set trainer\.max_steps"):
-        plan.read(str(CONFIGS / "toy/dit.yaml"), ["--trainer.max_steps=-1"], parse, None, {})
+        plan.read(str(CONFIGS / "toy/dit.yaml"), ["--trainer.max_steps=-1"], parse, None, [])
