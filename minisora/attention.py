@@ -32,13 +32,15 @@ def attend_packed(
     ck: Tensor,
     cv: Tensor,
     lengths: list[int],
-    key_lengths: list[int],
+    key_lengths: Lengths = None,
 ) -> Tensor:
     """Attention inside each sequence of a packed row and to its own context: (1, heads, N, d).
 
-    q: (1, heads, N, d), N the sum of `lengths`; k, v: (1, heads, M, d), M that of `key_lengths`;
+    q: (1, heads, N, d), N the sum of `lengths`; k, v: (1, heads, M, d), M that of `key_lengths`,
+    which are the same unless another process has some of the queries;
     ck, cv: (S, heads, L, d), a context for each of the S sequences.
     """
+    key_lengths = key_lengths or lengths
     parts = zip(k.split(key_lengths, dim=2), v.split(key_lengths, dim=2), ck, cv, strict=True)
     keys, values = zip(
         *((torch.cat([c[None], a], 2), torch.cat([d[None], b], 2)) for a, b, c, d in parts),
