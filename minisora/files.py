@@ -78,7 +78,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
 def remove_partial(folder: Path) -> None:
     """Removes what killed writers left in a folder that nobody else writes to."""
     for partial in folder.glob(f".*{PARTIAL}*"):
-        partial.unlink()
+        partial.unlink(missing_ok=True)  # a child of the killed one may be at its end
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -78,6 +78,7 @@ def digests(folder: Path, pattern: str = "**/*") -> dict[str, str]:
     }
 
 
+SAID = Path(tempfile.gettempdir()) / f"soak-{os.getpid()}.txt"  # errors of the command that runs
 PIECES = ["--pixels=1024", "--seconds=2.2", "--workers=2"]  # many and small
 SHORT = [
     *("--trainer.enable_progress_bar=false", "--trainer.max_steps=12"),
@@ -123,6 +124,7 @@ def start(arguments: list[str]) -> int:
         code = 1
         try:
             fuzz.prepare_process()
+            os.dup2(os.open(SAID, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
             cli.main(arguments)
             code = 0
         except SystemExit as stop:
@@ -137,7 +139,8 @@ def finish(arguments: list[str]) -> float:
     began = time.perf_counter()
     _, status = os.waitpid(start(arguments), 0)
     code = os.waitstatus_to_exitcode(status)
-    assert code == 0, f"minisora {' '.join(arguments)} ended with {code}"
+    said = SAID.read_text(errors="replace").replace("\r", "\n").splitlines()[-1:]
+    assert code == 0, f"minisora {' '.join(arguments)} ended with {code}: {said}"
     return time.perf_counter() - began
 
 
@@ -219,11 +222,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         sources = Path(folder)
         fuzz.in_fork(fuzz.make_sources_silently, sources)
-        finish(["ingest", str(VIDEOS), f"--out={sources}/all-clips", *PIECES])
+        if "encode" in options.only:
+            finish(["ingest", str(VIDEOS), f"--out={sources}/all-clips", *PIECES])
         wrong = (
             kill_all(sources, options.only, options.kills, options.seed) if options.kills else 0
         )
         failures = fuzz.run_files(sources, options.inputs, options.seed) if options.inputs else []
+    SAID.unlink(missing_ok=True)
     print("\n".join(failures))
     sys.exit(bool(wrong or failures))
 
