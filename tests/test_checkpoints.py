@@ -7,12 +7,13 @@ import sys
 import zipfile
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
 from conftest import files_of_at_most, fit
 from torch.utils.data import DataLoader, get_worker_info
 
-from minisora import InputError, data, training
+from minisora import InputError, data, language_training
 from minisora.checkpoints import SealedIO, check_checkpoint, is_whole, kept, newest
 
 CONTENT = {"pytorch-lightning_version": "2.6", "weights": torch.arange(64.0)}
@@ -188,9 +189,9 @@ def test_a_full_disk_leaves_no_half_written_file(
 def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = training.UpsamplerTraining.training_step
+    step = language_training.UpsamplerTraining.training_step
     monkeypatch.setattr(
-        training.UpsamplerTraining,
+        language_training.UpsamplerTraining,
         "training_step",
         lambda self, batch, i: step(self, batch, i) * (torch.nan if batch["step"] == 4 else 1),
     )
@@ -205,11 +206,11 @@ def test_weights_that_are_not_finite_are_not_kept(
 ) -> None:
     """The loss that made them was finite."""
 
-    def spoil(self: training.Training, optimizer: object) -> None:
+    def spoil(self: L.LightningModule, optimizer: object) -> None:
         if self.global_step == 4:
             next(self.parameters()).grad.fill_(torch.inf)
 
-    monkeypatch.setattr(training.UpsamplerTraining, "on_before_optimizer_step", spoil)
+    monkeypatch.setattr(language_training.UpsamplerTraining, "on_before_optimizer_step", spoil)
     message = refusal(tmp_path, capsys)
     assert "the weights are not finite after step 5" in message
     assert newest(tmp_path / "upsampler" / "checkpoints").name == "step=4.ckpt"
