@@ -1,7 +1,7 @@
 """Kills what minisora runs at random moments, and starts it again until it ends; then feeds damaged
 files to everything that reads one. Linux only.
 
-    python tests/soak/soak.py [--seed 0] [--kills 120] [--inputs 10000] [--only fit-dit recaption]
+    python tests/soak/soak.py [--seed 0] [--kills 112] [--inputs 10005] [--only fit-dit recaption]
 
 A job is run once undisturbed. Then it is killed with SIGKILL, one to three times in a row, each at a
 moment drawn from the time that the whole job takes, and has to come to the same result, to the bit.
@@ -213,7 +213,7 @@ def kill_all(sources: Path, names: list[str], kills: int, seed: int) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Kills and damages what minisora runs and reads.")
-    for name, default in (("seed", 0), ("kills", 120), ("inputs", 10_000)):
+    for name, default in (("seed", 0), ("kills", 112), ("inputs", 10_005)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--only", nargs="+", choices=JOBS, default=list(JOBS), help="jobs to kill")
     options = parser.parse_args()
