@@ -5,6 +5,7 @@
 import gc
 import math
 from collections import Counter
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,6 @@ class FootageData(VideoData):
             for bucket in (Bucket(size, t) for t in view.durations(num_frames))
         }
         self.check_windows()
-        self.shares = self.shares_of_steps()
         view.check(self)
 
     def trained_groups(self, number: int) -> int:
@@ -92,11 +92,8 @@ class FootageData(VideoData):
         captions = {clip.caption for clip in self.footage.clips}
         return sorted({word for caption in captions for word in split_words(caption)})
 
-    @property
-    def buckets(self) -> dict[Bucket, float]:
-        return self.shares
-
-    def shares_of_steps(self) -> dict[Bucket, float]:
+    @cached_property
+    def buckets(self) -> dict[Bucket, float]:  # type: ignore[override]
         lengths = self.view.durations(self.num_frames)
         shares = {
             bucket: lengths[bucket.frames] * sum(self.trained_groups(i) for i in numbers)
@@ -235,6 +232,8 @@ class FootageLatents(LatentView):
     from known tokens inside a clip are without it.
     """
 
+    of_footage = True
+
     def __init__(
         self,
         vae: str,
@@ -244,8 +243,6 @@ class FootageLatents(LatentView):
     ) -> None:
         super().__init__(vae, lengths, known, packed)
         self.vae_fingerprint = fingerprint(vae, "vae")
-
-    of_footage = True
 
     def durations(self, num_frames: int) -> dict[int, float]:
         return super().durations(num_frames) if self.lengths else {num_frames: 1.0}

@@ -353,10 +353,6 @@ class LatentStore:
     def __len__(self) -> int:
         return len(self.clips)
 
-    def groups(self, number: int) -> int:
-        """The latents of clip `number` along time, 1 + k."""
-        return self.clips[number].groups
-
     def latents(self, number: int, start: int = 0, stop: int | None = None) -> Tensor:
         """Groups `start` to `stop` of clip `number`, float16 (C, stop - start, h, w)."""
         return self.tensor(number, "latents")[:, start:stop]

@@ -148,7 +148,7 @@ def test_a_store_can_be_handed_to_a_worker_process(store: LatentStore) -> None:
 
 def test_frames_after_the_last_whole_group_are_left_out(store: LatentStore) -> None:
     assert [store.latents(number).shape[1] for number in range(5)] == GROUPS
-    assert [store.groups(number) for number in range(5)] == GROUPS
+    assert [clip.groups for clip in store.clips] == GROUPS
 
 
 def test_latents_have_the_clips_own_size(store: LatentStore) -> None:
